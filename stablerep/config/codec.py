@@ -1,0 +1,87 @@
+"""One path from text to configuration: recipe name, then dotted overrides, then validation.
+
+Overrides are `section.key=value` words separated by white space (shell quoting allowed), as they travel in one KFP string, in TorchX
+arguments and in `make run SET=...`. A value is JSON where it parses as JSON, else a string. Unknown keys are errors.
+"""
+
+import dataclasses
+import json
+import shlex
+from typing import Any, cast
+
+from stablerep.config.recipes import RECIPES
+from stablerep.config.schema import Recipe
+from stablerep.errors import ConfigError
+from stablerep.identity import canonical_json, digest
+from stablerep.typed import decode, suggestion
+
+
+def load_recipe(name: str, overrides: str = "") -> Recipe:
+    """The recipe `name` with `overrides` applied.
+
+    Raises:
+        ConfigError: unknown recipe, malformed override, unknown key, wrong type, or a value out of range.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"unknown recipe {name!r}{suggestion(name, set(RECIPES))}")
+    plain = json.loads(canonical_json(RECIPES[name]))
+    for key, value in parse_overrides(overrides):
+        _assign(plain, key, value)
+    try:
+        return decode(Recipe, plain, where="recipe")
+    except ValueError as error:
+        raise ConfigError(str(error).removeprefix("recipe.")) from error
+
+
+def parse_overrides(text: str) -> list[tuple[str, Any]]:
+    """Split `a.b=1 c.d=x` into pairs; later pairs win.
+
+    Raises:
+        ConfigError: a word without `=` or with an empty key, or unbalanced quotes.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"overrides: expected section.key=value words, found {text!r}: {error}") from error
+    pairs: list[tuple[str, Any]] = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"overrides: expected section.key=value, found {word!r}")
+        pairs.append((key, _value(value)))
+    return pairs
+
+
+def recipe_json(recipe: Recipe) -> str:
+    """The whole configuration as indented JSON, as it is kept beside every output."""
+    return json.dumps(dataclasses.asdict(recipe), indent=1, sort_keys=True)
+
+
+def fingerprint(section: Any) -> str:
+    """Digest of a configuration or of any of its sections."""
+    return digest(section)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _assign(plain: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    node = plain
+    for depth, section in enumerate(sections):
+        child = node.get(section)
+        if not isinstance(child, dict):
+            where = ".".join(sections[: depth + 1])
+            raise ConfigError(f"overrides: unknown key {where!r} in {key!r}{suggestion(section, set(node))}")
+        node = cast("dict[str, Any]", child)
+    if last not in node or (not sections and last in ("name", "description")):
+        raise ConfigError(f"overrides: unknown key {key!r}{suggestion(last, set(node))}")
+    if isinstance(node[last], dict):
+        raise ConfigError(f"overrides: {key!r} is a section; set one of its keys: {', '.join(sorted(cast('dict[str, Any]', node[last])))}")
+    if isinstance(node[last], str) and not isinstance(value, str):
+        value = json.dumps(value)
+    node[last] = value

@@ -1,0 +1,117 @@
+"""Every error a user can meet, with its exit code and whether a retry can help.
+
+    StablerepError                 exit 1
+    |-- ConfigError                exit 2   recipe, override or parameter is wrong
+    |-- DataError                  exit 3   captions, images, shards or manifests are wrong
+    |   |-- CaptionError                    a caption file cannot be read
+    |   |-- ShardError                      a shard is truncated or does not match its record
+    |   `-- StoreError                      the store cannot be read or written (retryable)
+    |-- CheckpointError            exit 4   a checkpoint is damaged or belongs to another run
+    |-- DivergenceError            exit 5   a loss or an embedding is not finite
+    |-- LaunchError                exit 6   a job or a server did not start or ended badly (retryable)
+    |   `-- PortInUseError                  the port of the endpoint is taken
+    |-- GateError                  exit 7   verification of a deployed endpoint failed
+    |-- Preempted                  exit 75  stopped by SIGTERM after a checkpoint (retryable)
+    `-- RequestError               4xx      what a caller of the endpoint did wrong
+        |-- BadImageError          400
+        |-- TooLargeError          413
+        `-- NotReadyError          503
+
+Messages say what was expected, what was found, where, and what to do next. Exit codes are stable: a Job's podFailurePolicy
+tells them apart.
+"""
+
+from typing import ClassVar
+
+
+class StablerepError(Exception):
+    """Base of everything raised on purpose."""
+
+    exit_code: ClassVar[int] = 1
+    is_retryable: ClassVar[bool] = False
+
+
+class ConfigError(StablerepError):
+    """A recipe, an override or a parameter is wrong."""
+
+    exit_code = 2
+
+
+class DataError(StablerepError):
+    """Captions, images, shards or manifests are wrong."""
+
+    exit_code = 3
+
+
+class CaptionError(DataError):
+    """A caption source cannot be read as captions."""
+
+
+class ShardError(DataError):
+    """A shard is truncated, damaged, or differs from its commit record."""
+
+
+class StoreError(DataError):
+    """The store cannot be reached, read or written."""
+
+    is_retryable = True
+
+
+class CheckpointError(StablerepError):
+    """A checkpoint is damaged or belongs to another run."""
+
+    exit_code = 4
+
+
+class DivergenceError(StablerepError):
+    """A loss, a gradient or an embedding is not finite."""
+
+    exit_code = 5
+
+
+class LaunchError(StablerepError):
+    """A job or a server did not start, or ended badly."""
+
+    exit_code = 6
+    is_retryable = True
+
+
+class PortInUseError(LaunchError):
+    """The port asked for is taken by another process."""
+
+    is_retryable = False
+
+
+class GateError(StablerepError):
+    """A deployed endpoint failed its verification."""
+
+    exit_code = 7
+
+
+class Preempted(StablerepError):
+    """Stopped by SIGTERM after a committed checkpoint; run again to continue."""
+
+    exit_code = 75
+    is_retryable = True
+
+
+class RequestError(StablerepError):
+    """What a caller of the endpoint did wrong; `http_status` is the answer."""
+
+    http_status: ClassVar[int] = 400
+
+
+class BadImageError(RequestError):
+    """The bytes are not an image that can be decoded."""
+
+
+class TooLargeError(RequestError):
+    """The image or the request is over a limit."""
+
+    http_status = 413
+
+
+class NotReadyError(RequestError):
+    """The model is loading or the queue is full."""
+
+    http_status = 503

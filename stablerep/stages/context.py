@@ -1,0 +1,80 @@
+"""What every stage starts with: the recipe, the store, a reporter, a clean way to end.
+
+A stage's `run` takes plain values as they come from KFP, the command line or a test, opens a `Stage`, and returns a record. Environment
+variables are read here: STABLEREP_METRICS_PORT (exporter while a stage runs).
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from stablerep.config import Recipe, load_recipe
+from stablerep.errors import ConfigError
+from stablerep.store import Store
+from stablerep.telemetry import Reporter, Sink
+from stablerep.telemetry.reporter import JsonlSink
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An open stage."""
+
+    name: str
+    recipe: Recipe
+    store: Store
+    reporter: Reporter
+
+
+@contextmanager
+def open_stage(name: str, recipe: str, overrides: str, store: str, metrics_key: str = "") -> Generator[Stage]:
+    """Open stage `name`; count a failure by its class; flush reports at the end.
+
+    Args:
+        name: the verb.
+        recipe: name of a recipe.
+        overrides: `section.key=value` words.
+        store: URI of the store.
+        metrics_key: key of the metrics file in the store, default `telemetry/<stage>.jsonl`.
+
+    Raises:
+        ConfigError: the recipe or an override is wrong.
+    """
+    set_up_logging()
+    configuration = load_recipe(recipe, overrides)
+    opened = Store(store)
+    prometheus, stop = _exporter()
+    reporter = Reporter(name, (JsonlSink(opened, metrics_key or f"telemetry/{name}.jsonl"), *prometheus))
+    try:
+        yield Stage(name, configuration, opened, reporter)
+    except Exception as error:
+        reporter.report("stablerep_stage_failures_total", 1, stage=name, error=type(error).__name__)
+        raise
+    finally:
+        reporter.close()
+        stop()
+
+
+def set_up_logging() -> None:
+    """One line an event on standard error: time, level, text."""
+    logger = logging.getLogger("stablerep")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def _exporter() -> tuple[tuple[Sink, ...], Callable[[], None]]:
+    port = os.environ.get("STABLEREP_METRICS_PORT", "")
+    if not port:
+        return (), lambda: None
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"STABLEREP_METRICS_PORT: expected a port from 1 to 65535, found {port!r}")
+    from stablerep.integrations.prometheus_sink import serve_metrics
+
+    sink, stop = serve_metrics(int(port), os.environ.get("STABLEREP_METRICS_HOST", "127.0.0.1"))
+    return (sink,), stop

@@ -1,0 +1,24 @@
+"""Fixtures for every test: a clean environment, a store in a temporary folder, one thread."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stablerep.store import Store
+
+os.environ.update(
+    OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", DS_ACCELERATOR="cpu", MPLBACKEND="Agg", CUDA_VISIBLE_DEVICES=""
+)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("STABLEREP_", "AWS_", "KUBE", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store((tmp_path / "store").as_uri())
