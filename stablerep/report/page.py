@@ -16,10 +16,12 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1080px; padding: 28px 24px 64px; background: var(--paper); color: var(--ink);
        font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 36px 0 10px; } h3 { font-size: 15px; margin: 18px 0 6px; }
-p { max-width: 78ch; } .soft, figcaption, caption { color: var(--soft); } code, pre { font: 13px/1.45 ui-monospace, Menlo, Consolas, monospace; }
+h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 36px 0 10px; } h3, h4 { font-size: 15px; margin: 18px 0 6px; }
+p { max-width: 78ch; } .soft, figcaption, caption { color: var(--soft); }
+code, pre { font: 13px/1.45 ui-monospace, Menlo, Consolas, monospace; }
 pre { background: var(--tint); border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px; overflow-x: auto; }
-table { border-collapse: collapse; margin: 8px 0 16px; } th, td { padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); text-align: left; }
+table { border-collapse: collapse; margin: 8px 0 16px; }
+th, td { padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); text-align: left; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; } tr.best td { font-weight: 600; color: var(--accent); }
 figure { margin: 0 0 14px; } img { max-width: 100%; } svg { max-width: 100%; height: auto; }
 .groups { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 14px 22px; }
@@ -40,6 +42,14 @@ def page(title: str, body: str) -> str:
     """A whole HTML document around `body` (already HTML)."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{_STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
+
+
+def body_of(document: str) -> str:
+    """The body of a page made by `page`, its headings one level down, to become a section of another page."""
+    body = document.partition("<body>")[2].rpartition("</body>")[0]
+    for level in (3, 2, 1):
+        body = body.replace(f"<h{level}", f"<h{level + 1}").replace(f"</h{level}>", f"</h{level + 1}>")
+    return body
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], best_row: int = -1) -> str:

@@ -1,7 +1,8 @@
 """What every stage starts with: the recipe, the store, a reporter, a clean way to end.
 
 A stage's `run` takes plain values as they come from KFP, the command line or a test, opens a `Stage`, and returns a record. Environment
-variables are read here: STABLEREP_METRICS_PORT (exporter while a stage runs).
+variables are read here: STABLEREP_METRICS_PORT and STABLEREP_METRICS_HOST (exporter while a stage runs),
+STABLEREP_LOG_EVERY_SECONDS (progress lines where there is no terminal).
 """
 
 import logging
@@ -46,7 +47,7 @@ def open_stage(name: str, recipe: str, overrides: str, store: str, metrics_key: 
     configuration = load_recipe(recipe, overrides)
     opened = Store(store)
     prometheus, stop = _exporter()
-    reporter = Reporter(name, (JsonlSink(opened, metrics_key or f"telemetry/{name}.jsonl"), *prometheus))
+    reporter = Reporter(name, (JsonlSink(opened, metrics_key or f"telemetry/{name}.jsonl"), *prometheus), _log_every_seconds())
     try:
         yield Stage(name, configuration, opened, reporter)
     except Exception as error:
@@ -66,6 +67,14 @@ def set_up_logging() -> None:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+def _log_every_seconds() -> float:
+    text = os.environ.get("STABLEREP_LOG_EVERY_SECONDS", "60")
+    try:
+        return max(float(text), 0.1)
+    except ValueError as error:
+        raise ConfigError(f"STABLEREP_LOG_EVERY_SECONDS: expected seconds, found {text!r}") from error
 
 
 def _exporter() -> tuple[tuple[Sink, ...], Callable[[], None]]:

@@ -83,10 +83,12 @@ class Reporter:
     Args:
         stage: the verb, also the label value.
         sinks: where values go; none is fine.
+        log_every_seconds: how often a progress line is logged where there is no terminal.
     """
 
-    def __init__(self, stage: str, sinks: tuple[Sink, ...] = ()) -> None:
+    def __init__(self, stage: str, sinks: tuple[Sink, ...] = (), log_every_seconds: float = LOG_EVERY_SECONDS) -> None:
         self.stage = stage
+        self.log_every_seconds = log_every_seconds
         self._sinks = sinks
         self._started_at = time.monotonic()
 
@@ -135,7 +137,7 @@ class Progress:
             self._bar.set_postfix_str(note, refresh=False)
         self._reporter.report("stablerep_stage_progress_ratio", self._done / max(self._total, 1), stage=self._reporter.stage)
         now = time.monotonic()
-        if self._bar.disable and (now - self._logged_at >= LOG_EVERY_SECONDS):
+        if self._bar.disable and (now - self._logged_at >= self._reporter.log_every_seconds):
             self._logged_at = now
             log.info("%s", self.line(note))
 

@@ -1,0 +1,45 @@
+# stablerep: captions in, a served vision encoder out. `make` lists the targets.
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+RECIPE ?= quickstart
+SET ?=
+STORE ?=
+BIN := .venv/bin
+unexport PYTHONDONTWRITEBYTECODE
+RUN := $(BIN)/python -m pipelines.run_local --recipe $(RECIPE) $(foreach pair,$(SET),--set $(pair)) $(if $(STORE),--store $(STORE))
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ setup
+setup: .venv/ready  ## install everything, hash-locked, into .venv
+.venv/ready: requirements/uv.lock requirements/dev.lock pyproject.toml
+	$(PYTHON) -m venv --clear .venv && $(BIN)/python -m pip install -q --require-hashes -r requirements/uv.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes --compile-bytecode -r requirements/dev.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e . && touch $@
+
+##@ run
+run: .venv/ready  ## the whole pipeline on this machine: RECIPE=quickstart SET="pretrain.num_steps=600" STORE=URI
+	@$(RUN)
+serve: .venv/ready  ## serve the promoted encoder in the foreground
+	@$(BIN)/stablerep serve --recipe $(RECIPE) --store $(or $(STORE),build/run/store)
+stop: .venv/ready  ## stop the endpoint that `make run` left running
+	@$(BIN)/stablerep stop --recipe $(RECIPE) --store $(or $(STORE),build/run/store)
+
+##@ check
+check: .venv/ready  ## lint, types, drift of the compiled pipelines, contracts
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest tests/contracts
+test: .venv/ready  ## all tests
+	$(BIN)/python -m pytest
+
+##@ build
+compile: .venv/ready  ## compile the pipelines for Kubeflow into pipelines/compiled/
+	$(BIN)/python -m pipelines.compile
+lock: .venv/ready  ## resolve pyproject.toml into requirements/dev.lock
+	$(BIN)/uv pip compile pyproject.toml --all-extras --generate-hashes --python-version 3.11 --no-header --no-emit-index-url -q -o requirements/dev.lock
+clean:  ## remove results, caches and the environment
+	rm -rf build .venv .pytest_cache .ruff_cache *.egg-info
+
+.PHONY: help setup run serve stop check test compile lock clean

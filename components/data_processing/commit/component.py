@@ -1,0 +1,24 @@
+"""KFP component `commit`: shards become a data set."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="stablerep/runtime:0.1.0", install_kfp_package=False)
+def commit(
+    recipe: str, overrides: str, store: str, prompt_set: str, generator: str, lanes: list[str], contact_sheet: dsl.Output[dsl.HTML]
+) -> str:
+    """Verify every shard, write the manifest and a contact sheet, register the groups.
+
+    Args:
+        recipe: Name of a recipe.
+        overrides: `section.key=value` words.
+        store: URI of the store.
+        prompt_set: Record of `prepare`.
+        generator: Record of `generator`.
+        lanes: Records of all lanes.
+        contact_sheet: Groups of images to look at.
+    """
+    from stablerep.stages.dispatch import run_stage
+
+    records = {"prompt_set": prompt_set, "generator": generator, "lanes": lanes}
+    return run_stage("commit", recipe, overrides, store, **records, contact_sheet_path=contact_sheet.path)

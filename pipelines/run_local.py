@@ -1,0 +1,185 @@
+"""`make run`: the pipeline of pipelines/stablerep.py on this machine, with what is going on shown as it goes.
+
+The pipeline runs under kfp.local's SubprocessRunner in a child process whose output is kept in `<root>/logs/`; this process follows
+that log and shows one line a task, a progress line while it works, and at the end the summary. Finished work is a cache hit: the cache
+is keyed by the code of stablerep/ and components/, so a change of code never serves an old result.
+"""
+
+import argparse
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+from stablerep import errors  # noqa: E402
+from stablerep.config import load_recipe  # noqa: E402
+from stablerep.identity import sha256_bytes  # noqa: E402
+from stablerep.stages.ledger import Ledger  # noqa: E402
+from stablerep.store import Store  # noqa: E402
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_STARTED = re.compile(r"Executing task '([\w-]+)'")
+_ENDED = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
+_CACHED = re.compile(r"Task '?([\w-]+)'? cache hit")
+_PROGRESS = re.compile(r"INFO ((?:[a-z]+ \d+/\d+|step \d+/\d+).*)")
+_ERROR = re.compile(r"stablerep\.errors\.(\w+): (.*)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the pipeline and follow it; returns the exit code of `stablerep.errors`."""
+    options = _parser().parse_args(arguments)
+    overrides = " ".join(options.set)
+    store = options.store or (Path(options.root).absolute() / "store").as_uri()
+    try:
+        ledger = Ledger(Store(store), load_recipe(options.recipe, overrides))
+    except errors.StablerepError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    if options.child:
+        return _run_pipeline(options, overrides, store)
+    started_at = time.monotonic()
+    log_path = Path(options.root).absolute() / "logs" / f"{ledger.key}-{time.strftime('%Y%m%d-%H%M%S')}.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{ledger.key}: log {log_path}", flush=True)
+    return_code = _follow(arguments if arguments is not None else sys.argv[1:], log_path)
+    summary = f"reports/{ledger.key}/summary.md"
+    if return_code == 0:
+        print("\n" + Store(store).read_text(summary).split("\n| stage")[0].rstrip())
+        print(f"- **report**: {Store(store).uri_of(f'reports/{ledger.key}/report.html')}")
+        print(f"- **total**: {time.monotonic() - started_at:.0f} s")
+        return 0
+    return _explain(log_path, return_code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make run", description="Run the whole pipeline on this machine.")
+    parser.add_argument("--recipe", default="quickstart", help="name of a recipe (default: quickstart)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. --set pretrain.num_steps=600")
+    parser.add_argument("--store", default="", help="folder or URI for all results (default: <root>/store)")
+    parser.add_argument("--root", default="build/run", help="folder for logs, cache and task outputs (default: build/run)")
+    parser.add_argument("--no-cache", action="store_true", help="run every task; finished shards and checkpoints are still kept")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def _run_pipeline(options: argparse.Namespace, overrides: str, store: str) -> int:
+    from kfp import local
+
+    from pipelines.stablerep import stablerep
+
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp.local")
+    warnings.filterwarnings("ignore", message=".*have no effect in the current local runner.*")
+    logging.getLogger().setLevel(logging.INFO)
+    root = Path(options.root).absolute()
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(root / "tasks"),
+        raise_on_error=True,
+        enable_caching=not options.no_cache,
+        cache_root=str(root / "cache" / code_digest()[:16]),
+    )
+    try:
+        stablerep(recipe=options.recipe, overrides=overrides, store=store)
+    except RuntimeError as error:
+        print(error, flush=True)
+        return 1
+    return 0
+
+
+def code_digest() -> str:
+    """SHA-256 over the code that tasks run: stablerep/ and components/."""
+    files = sorted(path for folder in ("stablerep", "components") for path in (PROJECT / folder).rglob("*.py"))
+    return sha256_bytes(part for path in files for part in (str(path.relative_to(PROJECT)).encode(), path.read_bytes()))
+
+
+def _follow(arguments: Sequence[str], log_path: Path) -> int:
+    """Start the child, show its tasks as they start and end, return its exit code."""
+    every = "2" if sys.stdout.isatty() else "60"
+    environment = {"STABLEREP_LOG_EVERY_SECONDS": every, "OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
+    bin_folder = str(Path(sys.executable).parent)
+    environment["PATH"] = bin_folder + os.pathsep + environment.get("PATH", "")
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), environment.get("PYTHONPATH", ""))))
+    command = [sys.executable, "-m", "pipelines.run_local", *arguments, "--child"]
+    view = TaskView(sys.stdout.isatty())
+    with log_path.open("wb") as log, log_path.open("r", encoding="utf-8", errors="replace") as reader:
+        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=PROJECT)
+        try:
+            while True:
+                is_running = child.poll() is None
+                for line in reader:
+                    view.read(_ANSI.sub("", line))
+                if not is_running:
+                    break
+                time.sleep(0.2)
+        except KeyboardInterrupt:
+            child.terminate()
+            child.wait()
+            view.close()
+            print("stopped; `make run` again continues", file=sys.stderr)
+            return 130
+    view.close()
+    return child.returncode
+
+
+class TaskView:
+    """Shows the tasks of a run from the lines of its log; progress is redrawn in place in a terminal."""
+
+    def __init__(self, is_terminal: bool) -> None:
+        self._is_terminal = is_terminal
+        self._started: dict[str, list[float]] = {}
+        self._is_dirty = False
+
+    def read(self, line: str) -> None:
+        """Take one line of the log, without colours."""
+        if match := _CACHED.search(line):
+            self._print(f"  cached  {match[1]}")
+        elif match := _STARTED.search(line):
+            self._started.setdefault(match[1], []).append(time.monotonic())
+        elif match := _ENDED.search(line):
+            started = self._started.get(match[1], [])
+            seconds = time.monotonic() - (started.pop(0) if started else time.monotonic())
+            self._print(f"  {'done  ' if match[2] == 'SUCCESS' else 'FAILED'}  {match[1]:10} {seconds:6.1f} s")
+        elif match := _PROGRESS.search(line):
+            self._progress(match[1])
+
+    def close(self) -> None:
+        """End the progress line."""
+        if self._is_dirty:
+            print("\r\x1b[K", end="", flush=True)
+            self._is_dirty = False
+
+    def _progress(self, text: str) -> None:
+        if self._is_terminal:
+            print(f"\r\x1b[K  ...     {text.strip()}"[:160], end="", flush=True)
+            self._is_dirty = True
+        else:
+            print(f"  ...     {text.strip()}", flush=True)
+
+    def _print(self, text: str) -> None:
+        self.close()
+        print(text, flush=True)
+
+
+def _explain(log_path: Path, return_code: int) -> int:
+    """Print the error of the stage that failed and return its exit code."""
+    text = _ANSI.sub("", log_path.read_text(encoding="utf-8", errors="replace"))
+    found = _ERROR.findall(text)
+    if not found:
+        print("\n".join(text.splitlines()[-30:]), file=sys.stderr)
+        print(f"the run failed; the whole log is in {log_path}", file=sys.stderr)
+        return return_code
+    name, message = found[0]
+    print(f"{name}: {message}\nthe whole log is in {log_path}", file=sys.stderr)
+    return int(getattr(errors, name, errors.StablerepError).exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

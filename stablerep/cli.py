@@ -1,0 +1,101 @@
+"""`stablerep VERB`: every stage of the pipeline, one at a time, plus serving and looking around.
+
+Stages are imported when they run, so `--help` answers at once and needs no extra installed. Errors of the product end with their exit
+code and one sentence; anything else is a bug and shows its traceback.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from stablerep import __version__
+from stablerep.errors import StablerepError
+from stablerep.stages import INPUTS
+
+_HELP = {
+    "preflight": "check the machine, the store, the packages and the recipe before anything is spent",
+    "prepare": "read, clean and de-duplicate captions; write the prompt set",
+    "generator": "resolve and verify the text-to-image model (or fit the embedded one)",
+    "generate": "make one lane's groups of images and commit its shards",
+    "commit": "verify every shard and write the manifest of the data set",
+    "pretrain": "train the vision transformer on the groups (TorchX, torchrun, DeepSpeed)",
+    "export": "write the encoder as safetensors with its card and lineage",
+    "probe": "measure frozen features on real images",
+    "gate": "decide whether the encoder may be deployed",
+    "deploy": "serve the encoder through KServe",
+    "verify": "ask the endpoint for golden embeddings and promote it, or roll back",
+    "hold": "say why an encoder was not promoted",
+    "finish": "write the report of the run",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code of `stablerep.errors`."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except StablerepError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to continue", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    overrides = " ".join(getattr(options, "set", []))
+    if options.command == "recipes":
+        from stablerep.config import RECIPES
+
+        print("\n".join(f"{name:20} {recipe.description}" for name, recipe in RECIPES.items()))
+    elif options.command == "show":
+        from stablerep.config import load_recipe, recipe_json
+
+        print(recipe_json(load_recipe(options.recipe, overrides)))
+    elif options.command == "serve":
+        from stablerep.stages.serve import run
+
+        run(options.recipe, overrides, options.store)
+    else:
+        from stablerep.stages.dispatch import run_stage
+
+        extra = {"lane": options.lane} if options.command == "generate" else {}
+        print(run_stage(options.command, options.recipe, overrides, options.store, **extra))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stablerep",
+        description="Captions in, a served vision encoder out. Each verb is one stage of the pipeline and continues from what the "
+        "earlier stages left in the store; `make run` runs them all.",
+    )
+    parser.add_argument("--version", action="version", version=f"stablerep {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="VERB")
+    for name in INPUTS:
+        command = _add(commands, name, _HELP[name])
+        _add_store(command)
+        if name == "generate":
+            command.add_argument("--lane", type=int, default=0, help="which lane, from 0 (default: 0)")
+    _add_store(_add(commands, "serve", "serve the promoted encoder in the foreground"))
+    _add(commands, "show", "print a recipe with its overrides as JSON")
+    commands.add_parser("recipes", help="list the recipes")
+    return parser
+
+
+def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.add_argument("--recipe", default="quickstart", help="name of a recipe, see `stablerep recipes` (default: quickstart)")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. --set pretrain.num_steps=600")
+    return command
+
+
+def _add_store(command: argparse.ArgumentParser) -> None:
+    default = os.environ.get("STABLEREP_STORE", "build/store")
+    command.add_argument("--store", default=default, help=f"folder or URI: file://, s3://, gs:// (default: {default})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""The report of a run: what was made, how good it is, where it is, how to call it.
+
+Everything shown comes from the records the stages returned; a stage that has not run is simply absent. The HTML holds the contact
+sheet, the curves and the probe report of their stages as sections, so that one file is all one needs to send.
+"""
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from stablerep.config import Recipe
+from stablerep.report.page import body_of, escape, page, table
+
+
+class Entry(Protocol):
+    """What the report needs of a ledger entry."""
+
+    @property
+    def name(self) -> str:
+        """The stage (or stage-lane)."""
+        ...
+
+    @property
+    def output(self) -> str:
+        """The record as JSON text."""
+        ...
+
+    @property
+    def started_at(self) -> float:
+        """Unix seconds."""
+        ...
+
+    @property
+    def ended_at(self) -> float:
+        """Unix seconds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """Facts of a run; `pages` maps stage to the HTML page it left."""
+
+    key: str
+    recipe: Recipe
+    state: str
+    error: str
+    entries: tuple[Entry, ...]
+    store_uri: str
+    pages: dict[str, str]
+
+    def record(self, name: str) -> dict[str, Any]:
+        """The record of a stage as plain data, empty when it has not run."""
+        return next((json.loads(entry.output) for entry in self.entries if entry.name == name), dict[str, Any]())
+
+
+def run_markdown(run: Run) -> str:
+    """The run on one screen, for the Kubeflow UI and the terminal."""
+    lines = [f"# {run.recipe.name}: {run.state.lower()}", "", run.recipe.description, ""]
+    if run.error:
+        lines += [f"> {run.error}", ""]
+    lines += [f"- **{title}**: {text}" for title, text in _facts(run)]
+    lines += ["", "| stage | seconds |", "|---|---|"]
+    lines += [f"| {entry.name} | {entry.ended_at - entry.started_at:.1f} |" for entry in run.entries if entry.name != "finish"]
+    return "\n".join([*lines, "", "```mermaid", *_mermaid(run), "```", ""])
+
+
+def run_html(run: Run) -> str:
+    """Everything people look at, in one self-contained file."""
+    parts = [
+        f"<h1>{escape(run.recipe.name)}: {escape(run.state.lower())}</h1>",
+        f'<p class="soft">{escape(run.recipe.description)}</p>',
+        f"<p><b>{escape(run.error)}</b></p>" if run.error else "",
+        '<div class="tiles">'
+        + "".join(f'<div class="tile"><b>{escape(v)}</b><span>{escape(k)}</span></div>' for k, v in _tiles(run))
+        + "</div>",
+        _call(run),
+    ]
+    for name, title in (("commit", "Groups of images"), ("pretrain", "Training"), ("probe", "Probe on real images")):
+        if name in run.pages:
+            parts.append(f'<section id="{name}"><h2>{title}</h2>{body_of(run.pages[name])}</section>')
+    parts += ["<h2>Facts</h2>", table(["what", "value"], _facts(run)), "<h2>Stages</h2>", _stages(run)]
+    return page(f"stablerep {run.recipe.name}", "\n".join(parts))
+
+
+def _tiles(run: Run) -> list[tuple[str, str]]:
+    dataset, evaluation, verification = run.record("commit"), run.record("probe"), run.record("verify")
+    tiles: list[tuple[str, str]] = []
+    if dataset:
+        tiles += [("captions", f"{dataset['num_groups']:,}"), ("synthetic images", f"{dataset['num_images']:,}")]
+    if evaluation:
+        tiles.append(("linear probe, all labels", f"{100 * evaluation['headline']:.1f} %"))
+    if verification:
+        tiles.append(("endpoint, median", f"{verification['latency_p50_ms']:.1f} ms"))
+    seconds = sum(entry.ended_at - entry.started_at for entry in run.entries)
+    return [*tiles, ("stage time, all processes", f"{seconds:.0f} s")]
+
+
+def _tiles_html(tiles: list[tuple[str, str]]) -> str:
+    inside = "".join(f'<div class="tile"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for name, value in tiles)
+    return f'<div class="tiles">{inside}</div>'
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    sources: list[tuple[str, Callable[[dict[str, Any]], list[tuple[str, str]]]]] = [
+        (
+            "prepare",
+            lambda r: [("captions", f"{r['num_captions']} kept ({', '.join(f'{v} {k}' for k, v in sorted(r['counts'].items()))})")],
+        ),
+        ("generator", lambda r: [("generator", f"{r['pipeline_class']} {r['generator_id']}, licence {r['licence']}")]),
+        ("commit", lambda r: [("data set", f"{r['dataset_id']}: {r['num_groups']} groups, {r['num_images']} images at {r['uri']}")]),
+        ("pretrain", lambda r: [("training", f"{r['step']} steps, " + ", ".join(f"{k} {v:.4g}" for k, v in sorted(r["metrics"].items())))]),
+        ("export", lambda r: [("encoder", f"{r['model_id']} ({r['architecture']}, {r['embedding_dim']} dimensions) at {r['uri']}")]),
+        (
+            "probe",
+            lambda r: [("linear probe", f"{_percent(r['headline'])} [{_percent(r['headline_low'])}, {_percent(r['headline_high'])}]")],
+        ),
+        ("gate", lambda r: [("gate", ("promoted: " if r["is_promoted"] else "held: ") + "; ".join(r["reasons"]))]),
+        ("deploy", lambda r: [("endpoint", r["url"])]),
+        ("verify", lambda r: [("latency", f"p50 {r['latency_p50_ms']:.1f} ms, p99 {r['latency_p99_ms']:.1f} ms")]),
+    ]
+    facts = [fact for name, read in sources if (record := run.record(name)) for fact in read(record)]
+    return [*facts, ("store", run.store_uri)]
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _call(run: Run) -> str:
+    model, endpoint = run.record("export"), run.record("deploy")
+    if not model:
+        return ""
+    lines = [f"encoder   {model['uri']}"]
+    if endpoint:
+        curl = f'curl -s {endpoint["url"]} -d \'{{"instances":[{{"b64":"\'$(base64 -w0 digit.png)\'"}}]}}\''
+        lines += [f"endpoint  {endpoint['url']}   gRPC {endpoint['grpc_address']}", "", "# embed an image", curl]
+    return f"<h2>Where it is and how to call it</h2><pre>{escape(chr(10).join(lines))}</pre>"
+
+
+def _stages(run: Run) -> str:
+    rows = [
+        (entry.name, f"{entry.ended_at - entry.started_at:.1f}", f"{datetime.fromtimestamp(entry.ended_at, UTC):%Y-%m-%d %H:%M:%S}")
+        for entry in run.entries
+        if entry.name != "finish"
+    ]
+    return table(["stage", "seconds", "ended (UTC)"], rows)
+
+
+def _mermaid(run: Run) -> list[str]:
+    chain = [
+        ("prepare", "prompt_set_id", "captions"),
+        ("commit", "dataset_id", "groups"),
+        ("pretrain", "run_key", "run"),
+        ("export", "model_id", "encoder"),
+        ("probe", "suite", "probe"),
+        ("deploy", "url", "endpoint"),
+    ]
+    nodes = [(label, str(run.record(stage)[key])) for stage, key, label in chain if run.record(stage)]
+    lines = [f'  {label}["{label}<br/>{value}"]' for label, value in nodes]
+    return ["graph LR", *lines, *(f"  {a} --> {b}" for (a, _), (b, _) in itertools.pairwise(nodes))]

@@ -1,0 +1,75 @@
+"""finish: the exit task. However the run ended, it writes one Markdown summary and one HTML file with everything people look at.
+
+It reads the ledger and the pages the stages left in the store; it computes nothing and never hides how the run ended.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from stablerep.config import recipe_json
+from stablerep.records import Record
+from stablerep.report.run import Run, run_html, run_markdown
+from stablerep.stages.context import open_stage
+from stablerep.stages.ledger import Ledger
+from stablerep.store import Store
+
+
+@dataclass(frozen=True)
+class RunReport(Record):
+    """Where the report of a run is, and how the run ended."""
+
+    key: str
+    state: str
+    uri: str
+
+
+def run(
+    recipe: str,
+    overrides: str,
+    store: str,
+    *,
+    state: str = "SUCCEEDED",
+    error: str = "",
+    summary_path: str = "",
+    report_path: str = "",
+) -> RunReport:
+    """Write `reports/<key>/{summary.md, report.html, config.json}`, and copies where a path is given.
+
+    Args:
+        recipe: name of the recipe.
+        overrides: `section.key=value` words.
+        store: URI of the store.
+        state: how the run ended, as KFP says it: SUCCEEDED, FAILED or CANCELLED.
+        error: the pipeline's message when it failed.
+        summary_path: file for a copy of the summary.
+        report_path: file for a copy of the report.
+    """
+    with open_stage("finish", recipe, overrides, store) as stage:
+        ledger = Ledger(stage.store, stage.recipe)
+        facts = Run(ledger.key, stage.recipe, state, error, tuple(ledger.entries()), stage.store.uri, _pages(stage.store, ledger))
+        folder = f"reports/{ledger.key}"
+        outputs = {"summary.md": run_markdown(facts), "report.html": run_html(facts), "config.json": recipe_json(stage.recipe)}
+        for name, text in outputs.items():
+            stage.store.write(f"{folder}/{name}", text)
+    for path, name in ((summary_path, "summary.md"), (report_path, "report.html")):
+        if path:
+            Path(path).write_text(outputs[name], encoding="utf-8")
+    return RunReport(ledger.key, state, stage.store.uri_of(f"{folder}/report.html"))
+
+
+def _pages(store: Store, ledger: Ledger) -> dict[str, str]:
+    pages: dict[str, str] = {}
+    for entry in ledger.entries():
+        key = _page_key(entry.name, entry.output, store.uri)
+        if key and store.exists(key):
+            pages[entry.name] = store.read_text(key)
+    return pages
+
+
+def _page_key(name: str, output: str, root: str) -> str:
+    files = {"commit": "contact_sheet.html", "pretrain": "curves.html", "probe": "report.html"}
+    if name not in files:
+        return ""
+    uri = str(json.loads(output).get("uri", ""))
+    return f"{uri.removeprefix(root).lstrip('/')}/{files[name]}" if uri.startswith(root) else ""
