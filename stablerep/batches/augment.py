@@ -1,0 +1,137 @@
+"""Images to views: a whole batch of uint8 images becomes normalised float views, on a CPU or a GPU.
+
+Paper, section 4 (released code): random resized crop, flip, colour jitter, grey, Gaussian blur; here also a small rotation and additive
+noise for the embedded recipes. Crop, flip, rotation and resize are one bilinear sampling of the image. It does not antialias: the
+loader brings stored images down to 8/7 of the view's size first (256 for 224, as the released code stores them), so a crop is shrunk by
+at most that.
+
+Dimension key: B images, S side of a view, D side of a stored image, n images worked on at once.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stablerep.batches import colour
+from stablerep.batches.counter import below, words
+from stablerep.batches.parameters import BLUR_SIGMA_MAX, ViewParameters, colour_order, draw_parameters
+from stablerep.config.schema import AugmentConfig
+
+_CHUNK_VALUES = 1 << 18  # floats worked on at once on a CPU: about what stays in a core's second-level cache
+_NOISE_VALUES = 1 << 22
+_NOISE_WORD = 64  # a word of the key that no parameter uses
+_BLUR_RADIUS = 3 * round(BLUR_SIGMA_MAX)
+
+
+class Augmenter:
+    """Makes views.
+
+    Args:
+        augment: which changes, and how strong.
+        size_px: S.
+        mean: of each channel, in 0..1, subtracted at the end.
+        std: of each channel, divided by at the end.
+        seed: of the run.
+    """
+
+    def __init__(self, augment: AugmentConfig, *, size_px: int, mean: Sequence[float], std: Sequence[float], seed: int) -> None:
+        self._augment, self._size_px, self._seed = augment, size_px, seed
+        self._mean, self._std = tuple(mean), tuple(std)
+
+    def __call__(self, image_B3DD: Tensor, labels_B: Tensor, image_index_B: Tensor, step: int) -> Tensor:
+        """Views of B images, on the device of the images.
+
+        Args:
+            image_B3DD: uint8.
+            labels_B: int64 label of each image's caption.
+            image_index_B: int64 place of each image in its group.
+            step: of the training; a step's views are new.
+
+        Returns:
+            float32 [B,3,S,S], normalised.
+        """
+        device = image_B3DD.device
+        aspect = image_B3DD.shape[3] / image_B3DD.shape[2]
+        parameters = draw_parameters(self._augment, self._seed, step, labels_B.to(device), image_index_B.to(device), aspect)
+        order = colour_order(self._seed, step)
+        num = len(image_B3DD)
+        chunk = num if device.type != "cpu" else max(1, _CHUNK_VALUES // (3 * self._size_px**2))
+        view_B3SS = torch.empty(num, 3, self._size_px, self._size_px, device=device)
+        for start in range(0, num, chunk):
+            part = slice(start, start + chunk)
+            view_B3SS[part] = self._views(image_B3DD[part], _slice(parameters, part), order)
+        return view_B3SS
+
+    def _views(self, image_n3DD: Tensor, parameters: ViewParameters, order: Sequence[int]) -> Tensor:
+        augment = self._augment
+        view_n3SS = warp(image_n3DD.to(torch.float32).mul_(1 / 255), parameters, self._size_px)
+        if augment.jitter > 0 or augment.hue > 0:
+            _replace(view_n3SS, parameters.is_jittered_B, lambda some, where: self._jitter(some, parameters, where, order))
+        if augment.grey_probability > 0:
+            _replace(view_n3SS, parameters.is_grey_B, lambda some, _: colour.luma(some).expand_as(some))
+        if augment.blur_probability > 0:
+            sigma_n = parameters.sigma_B
+            _replace(view_n3SS, parameters.is_blurred_B, lambda some, where: colour.blur(some, sigma_n[where], _BLUR_RADIUS))
+        if augment.noise > 0:
+            view_n3SS.add_(_noise(parameters.noise_key_B, view_n3SS.shape), alpha=augment.noise)
+        mean_311, std_311 = (view_n3SS.new_tensor(values)[:, None, None] for values in (self._mean, self._std))
+        return view_n3SS.sub_(mean_311).div_(std_311)
+
+    def _jitter(self, view_n3SS: Tensor, parameters: ViewParameters, where: Tensor, order: Sequence[int]) -> Tensor:
+        for operation in order:
+            if operation == 3 and self._augment.hue > 0:
+                colour.adjust_hue_(view_n3SS, parameters.hue_B[where])
+            elif operation == 0 and self._augment.jitter > 0:
+                colour.adjust_brightness_(view_n3SS, parameters.brightness_B[where])
+            elif operation == 1 and self._augment.jitter > 0:
+                colour.adjust_contrast_(view_n3SS, parameters.contrast_B[where])
+            elif operation == 2 and self._augment.jitter > 0:
+                colour.adjust_saturation_(view_n3SS, parameters.saturation_B[where])
+        return view_n3SS
+
+
+def warp(image_n3DD: Tensor, parameters: ViewParameters, size_px: int) -> Tensor:
+    """Crop, flip, rotate about the middle of the crop and resize: float [n,3,S,S]. Outside of the image its edge is repeated."""
+    p = parameters
+    aspect = image_n3DD.shape[3] / image_n3DD.shape[2]
+    cosine_n, sine_n = p.angle_B.cos(), p.angle_B.sin()
+    across_n = torch.where(p.is_flipped_B, -p.width_B, p.width_B)
+    # Points of the view (-1..1) to points of the image (-1..1): scale to the crop, rotate in pixels, move to the crop's middle.
+    theta_n23 = torch.stack(
+        [
+            torch.stack([across_n * cosine_n, -p.height_B * sine_n / aspect, 2 * p.left_B + p.width_B - 1], dim=1),
+            torch.stack([across_n * sine_n * aspect, p.height_B * cosine_n, 2 * p.top_B + p.height_B - 1], dim=1),
+        ],
+        dim=1,
+    )
+    grid_nSS2 = F.affine_grid(theta_n23, [len(image_n3DD), 3, size_px, size_px], align_corners=False)
+    return F.grid_sample(image_n3DD, grid_nSS2, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _replace(view_n3SS: Tensor, is_chosen_n: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> None:
+    where = is_chosen_n.nonzero()[:, 0]
+    if len(where) == len(view_n3SS):
+        view_n3SS.copy_(change(view_n3SS, where))
+    elif len(where):
+        view_n3SS[where] = change(view_n3SS[where], where)
+
+
+def _slice(parameters: ViewParameters, part: slice) -> ViewParameters:
+    return ViewParameters(**{name: value[part] for name, value in vars(parameters).items()})
+
+
+def _noise(key_n: Tensor, shape: torch.Size) -> Tensor:
+    """Normal numbers: each image reads a stretch of one long table, from its own start."""
+    length = shape[1] * shape[2] * shape[3]
+    table = _noise_table(key_n.device)
+    starts = below(words(key_n, _NOISE_WORD)[:, -1], len(table) - length).tolist()
+    return torch.stack([table[start : start + length] for start in starts]).view(shape)
+
+
+@lru_cache(maxsize=4)
+def _noise_table(device: torch.device) -> Tensor:
+    return torch.randn(_NOISE_VALUES, generator=torch.Generator().manual_seed(0)).to(device)
