@@ -1,11 +1,15 @@
 """Fixtures for every test: a clean environment, a store in a temporary folder, one thread."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from stablerep.store import Store
+
+sys.path.insert(0, str(Path(__file__).parent / "plugins"))
+pytest_plugins = ["s3_server"]
 
 os.environ.update(
     OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", DS_ACCELERATOR="cpu", MPLBACKEND="Agg", CUDA_VISIBLE_DEVICES=""

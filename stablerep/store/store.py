@@ -1,30 +1,30 @@
-"""A store is a URI prefix with whole-object reads and atomic writes, through fsspec.
+"""A store is a URI prefix with whole-object reads, range reads and atomic writes.
 
-Locally an object is written to a temporary name in the same folder, flushed to disk and renamed; on object stores a single put is
-atomic already. Readers therefore see an object whole or not at all. Keys are relative POSIX paths. It does no caching and no listing
-order tricks: `list` is sorted. Credentials and endpoints come from the environment as fsspec's back ends read them
-(AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS).
+Readers see an object whole or not at all. Keys are relative POSIX paths; `list` is sorted. Nothing is cached. Local folders are handled
+directly (`local.py`), object stores through fsspec (`remote.py`), which reads credentials and endpoints from the environment
+(AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS). Here is what both have in common: keys, URIs and errors that
+say what to do.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import errno
-import os
-import uuid
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO
+from urllib.parse import unquote
 
-import fsspec
-
-from stablerep.errors import DataError, StoreError
+from stablerep.errors import DataError, StablerepError, StoreError
 from stablerep.identity import sha256_bytes
+from stablerep.store.local import TEMPORARY_PREFIX, LocalObjects
+from stablerep.store.remote import RemoteObjects
 
 _CHUNK_BYTES = 1 << 20
 
 
 class Store:
     """Objects under one URI.
+
+    A `file://` URI may be percent-encoded; `uri` gives it back decoded (only `%` itself stays encoded), as fsspec expects it.
 
     Args:
         uri: `file:///absolute/folder`, a local path, `s3://bucket/prefix` or `gs://bucket/prefix`.
@@ -34,16 +34,21 @@ class Store:
     """
 
     def __init__(self, uri: str) -> None:
-        if "://" not in uri:
-            uri = Path(uri).absolute().as_uri()
+        scheme, separator, rest = uri.partition("://")
+        self.is_local = not separator or scheme == "file"
+        if self.is_local:
+            path = _local_root(uri, unquote(rest) if separator else uri)
+            self.uri = "file://" + str(path).replace("%", "%25")
+            self._objects = LocalObjects(path)
+            return
+        if not rest.strip("/") and scheme != "memory":
+            raise StoreError(f"store {uri!r}: expected a bucket, as in {scheme}://bucket/prefix; name one")
+        _refuse_patterns(rest, f"store {uri!r}")
         self.uri = uri.rstrip("/")
         try:
-            fs, root = fsspec.core.url_to_fs(self.uri)
+            self._objects = RemoteObjects(self.uri)
         except (ImportError, ValueError) as error:
             raise StoreError(f"store {uri!r}: expected file://, s3:// or gs:// with its package installed: {error}") from error
-        self._fs: Any = fs
-        self._root = str(root).rstrip("/")
-        self.is_local = self.uri.startswith("file://")
 
     def at(self, key: str) -> "Store":
         """The store of a sub-folder."""
@@ -51,26 +56,26 @@ class Store:
 
     def uri_of(self, key: str) -> str:
         """The full URI of a key."""
-        return f"{self.uri}/{_checked(key)}"
+        return f"{self.uri}/{_checked(key).replace('%', '%25') if self.is_local else _checked(key)}"
 
     def local_path(self, key: str) -> Path | None:
         """The path of an object on this machine, or None on an object store."""
-        return Path(self._path(key)) if self.is_local else None
+        return self._objects.path(_checked(key)) if isinstance(self._objects, LocalObjects) else None
 
     def exists(self, key: str) -> bool:
         """Whether an object (or a folder with objects) is there."""
         with self._explained("look for", key):
-            self._fs.invalidate_cache()
-            return bool(self._fs.exists(self._path(key)))
+            return self._objects.exists(_checked(key))
 
     def list(self, prefix: str = "") -> list[str]:
         """Keys of all objects under a folder, sorted; temporary files of unfinished writes left out."""
+        return sorted(self.sizes(prefix))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Size in bytes of every object under a folder, by key; one request for many objects on an object store."""
         with self._explained("list", prefix):
-            self._fs.invalidate_cache()
-            path = self._path(prefix) if prefix else self._root
-            found = self._fs.find(path) if self._fs.exists(path) else []
-        keys = (str(item)[len(self._root) :].lstrip("/") for item in found)
-        return sorted(key for key in keys if not PurePosixPath(key).name.startswith(".tmp-"))
+            found = self._objects.sizes(_checked(prefix) if prefix else "")
+        return {key: size for key, size in found.items() if not PurePosixPath(key).name.startswith(TEMPORARY_PREFIX)}
 
     def read(self, key: str) -> bytes:
         """The whole object.
@@ -80,17 +85,38 @@ class Store:
             StoreError: it cannot be read.
         """
         with self._explained("read", key):
-            return cast("bytes", self._fs.cat_file(self._path(key)))
+            return self._objects.read(_checked(key))
 
     def read_text(self, key: str) -> str:
-        """The whole object as UTF-8."""
-        return self.read(key).decode("utf-8")
+        """The whole object as UTF-8.
+
+        Raises:
+            DataError: there is no such object, or it is not UTF-8.
+        """
+        try:
+            return self.read(key).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"cannot read {self.uri_of(key)}: expected UTF-8 text, found byte {error.start} that is not; remake it"
+            ) from error
+
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        """Bytes [start, end) of each range and nothing else; a range is shorter where the object ends earlier.
+
+        Raises:
+            DataError: there is no such object.
+            StoreError: it cannot be read.
+        """
+        with self._explained("read", key):
+            return self._objects.read_ranges(_checked(key), ranges)
 
     @contextmanager
     def open(self, key: str) -> Generator[IO[bytes]]:
-        """A seekable binary reader of an object."""
-        with self._explained("read", key), self._fs.open(self._path(key), "rb") as stream:
-            yield cast("IO[bytes]", stream)
+        """A seekable binary reader of an object; errors of the block itself pass through as they are."""
+        with ExitStack() as stack:
+            with self._explained("read", key):
+                stream = stack.enter_context(self._objects.open(_checked(key)))
+            yield stream
 
     def write(self, key: str, data: bytes | str) -> None:
         """Write a whole object atomically, replacing what was there.
@@ -98,91 +124,109 @@ class Store:
         Raises:
             StoreError: the store is read-only, full or out of reach; nothing is left behind.
         """
-        content = data.encode("utf-8") if isinstance(data, str) else data
         with self._explained("write", key):
-            if not self.is_local:
-                self._fs.pipe_file(self._path(key), content)
-                return
-            with self._replacing(key) as temporary, temporary.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
+            self._objects.write(_checked(key), data.encode("utf-8") if isinstance(data, str) else data)
 
     def put(self, path: Path, key: str) -> None:
         """Copy a local file in atomically.
 
         Raises:
+            DataError: there is no such local file.
             StoreError: as for `write`.
         """
+        if not path.is_file():
+            raise DataError(
+                f"cannot copy {path} to {self.uri_of(key)}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}"
+            )
         with self._explained("write", key):
-            if not self.is_local:
-                self._fs.put_file(str(path), self._path(key))
-                return
-            with self._replacing(key) as temporary, path.open("rb") as source, temporary.open("wb") as stream:
-                while chunk := source.read(_CHUNK_BYTES):
-                    stream.write(chunk)
-                stream.flush()
-                os.fsync(stream.fileno())
+            self._objects.put(path, _checked(key))
 
     def get(self, key: str, path: Path) -> Path:
-        """Copy an object to a local file (atomically) and return its path."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
-        with self._explained("read", key):
-            self._fs.get_file(self._path(key), str(temporary))
-        temporary.replace(path)
+        """Copy an object to a local file (atomically) and return its path.
+
+        Raises:
+            DataError: there is no such object.
+            StoreError: it cannot be read, or the local file cannot be written; nothing is left behind.
+        """
+        with self._explained(f"copy to {path}", key):
+            self._objects.get(_checked(key), path)
         return path
 
     def delete(self, key: str) -> None:
         """Remove an object or a folder; nothing happens where there is none."""
         with self._explained("delete", key):
-            self._fs.invalidate_cache()
-            if self._fs.exists(self._path(key)):
-                self._fs.rm(self._path(key), recursive=True)
+            self._objects.delete(_checked(key))
 
     def sha256(self, key: str) -> str:
-        """SHA-256 of an object, read as a stream."""
-        with self.open(key) as stream:
+        """SHA-256 of an object, read as a stream.
+
+        Raises:
+            DataError: there is no such object.
+            StoreError: it cannot be read.
+        """
+        with self._explained("read", key), self._objects.open(_checked(key)) as stream:
             return sha256_bytes(iter(lambda: stream.read(_CHUNK_BYTES), b""))
-
-    def _path(self, key: str) -> str:
-        return f"{self._root}/{_checked(key)}"
-
-    @contextmanager
-    def _replacing(self, key: str) -> Generator[Path]:
-        target = Path(self._path(key))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
-        try:
-            yield temporary
-            temporary.replace(target)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _explained(self, verb: str, key: str) -> Generator[None]:
-        where = f"{self.uri}/{key}"
         try:
             yield
-        except FileNotFoundError as error:
-            raise DataError(f"cannot {verb} {where}: there is no such object") from error
-        except PermissionError as error:
-            raise StoreError(f"cannot {verb} {where}: permission denied; check credentials, mount or file mode") from error
-        except OSError as error:
-            remedy = _REMEDIES.get(error.errno or 0, "check that the store is reachable, then run the same command again")
-            raise StoreError(f"cannot {verb} {where}: {error.strerror or error}; {remedy}") from error
+        except StablerepError:
+            raise
+        except Exception as error:
+            if self.is_local and not isinstance(error, OSError):
+                raise
+            raise _explain(error, verb, f"{self.uri}/{key}".rstrip("/"), self.is_local) from error
 
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space, then run the same command again (finished work is kept)",
     errno.EDQUOT: "the quota is used up: raise it, then run the same command again (finished work is kept)",
+    errno.EFBIG: "a limit on file sizes is reached: raise it, then run the same command again (finished work is kept)",
     errno.EROFS: "the file system is read-only: pass another store or mount it writable",
+    errno.ENOTDIR: "a file stands where a folder is needed: move it away or pass another store",
+    errno.EEXIST: "a file stands where a folder is needed: move it away or pass another store",
+    errno.EISDIR: "a folder stands where an object is needed: move it away or pass another store",
+    errno.ENAMETOOLONG: "the path is too long for this file system: pass a store with a shorter path",
+    errno.EMFILE: "too many open files: raise the limit (ulimit -n), then run the same command again",
 }
+
+
+def _explain(error: Exception, verb: str, where: str, is_local: bool) -> DataError:
+    """What an error of a back end means to the user: data that is not there, or a store that does not serve."""
+    is_reading = not verb.startswith(("write", "list", "look"))
+    if isinstance(error, FileNotFoundError) and is_reading:
+        return DataError(f"cannot {verb} {where}: there is no such object; check the URI, or run the stage that makes it")
+    if isinstance(error, FileNotFoundError):
+        found = "its folder was removed meanwhile" if is_local else "there is no such bucket"
+        return StoreError(f"cannot {verb} {where}: {found}; create it, then run the same command again")
+    if isinstance(error, IsADirectoryError) and is_reading:
+        return DataError(f"cannot {verb} {where}: expected an object, found a folder; name an object inside it")
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, PermissionError):
+        text = "operation not permitted" if number == errno.EPERM else "permission denied"
+        return StoreError(f"cannot {verb} {where}: {text}; check credentials, mount and file mode ({error})")
+    remedy = _REMEDIES.get(number or 0, "check that the store is reachable, then run the same command again")
+    text = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+    return StoreError(f"cannot {verb} {where}: {text}; {remedy}")
+
+
+def _local_root(uri: str, path: str) -> Path:
+    root = Path(path).expanduser()
+    if "://" in uri and not root.is_absolute():
+        raise StoreError(f"store {uri!r}: expected file:///absolute/folder with three slashes, found a relative path; write it in full")
+    return root.absolute()
 
 
 def _checked(key: str) -> str:
     parts = PurePosixPath(key).parts
-    if not parts or key.startswith("/") or ".." in parts:
-        raise DataError(f"expected a relative key inside the store, found {key!r}")
+    if not parts or key.startswith("/") or ".." in parts or "\0" in key:
+        raise DataError(f"expected a relative key inside the store, found {key!r}; leave out leading slashes and '..'")
+    _refuse_patterns(key, f"key {key!r}")
     return str(PurePosixPath(key))
+
+
+def _refuse_patterns(text: str, what: str) -> None:
+    """Object-store clients read these characters as patterns, so that a deletion could take more than it was asked to."""
+    if found := sorted(set("*?[") & set(text)):
+        raise DataError(f"{what}: expected a name without the characters * ? [, found {' '.join(found)}; rename it")
