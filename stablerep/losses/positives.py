@@ -85,7 +85,7 @@ def check_self(self_index_B: Tensor, anchor_labels_B: Tensor, candidate_labels_G
         raise DataError(f"self_index: expected positions from 0 to {num_candidates - 1}, found {self_index_B.tolist()[:8]}")
     if bool((candidate_labels_G[self_index_B] != anchor_labels_B).any()):
         raise DataError(
-            "self_index: expected each anchor's own row among the candidates, found other labels; gather labels and embeddings in the same order"
+            "self_index: expected each anchor's own row among the candidates, found other labels; gather both in the same order"
         )
 
 

@@ -1,0 +1,30 @@
+"""What is trained and what is kept: the trunk, its heads, the text tower, and the folder an encoder is exported to."""
+
+from stablerep.models.decay import weight_decay_groups
+from stablerep.models.folder import Encoder, add_files, load_encoder, save_encoder
+from stablerep.models.heads import ProjectionHead
+from stablerep.models.preprocess import Preprocessor, default_preprocessor, normalisation
+from stablerep.models.text import TextTower
+from stablerep.models.trunk import build_trunk
+from stablerep.models.two_tower import HeadSpec, ModelSpec, TextSpec, TrunkSpec, TwoTower, TwoTowerOutput, build_two_tower
+
+__all__ = [
+    "Encoder",
+    "HeadSpec",
+    "ModelSpec",
+    "Preprocessor",
+    "ProjectionHead",
+    "TextSpec",
+    "TextTower",
+    "TrunkSpec",
+    "TwoTower",
+    "TwoTowerOutput",
+    "add_files",
+    "build_trunk",
+    "build_two_tower",
+    "default_preprocessor",
+    "load_encoder",
+    "normalisation",
+    "save_encoder",
+    "weight_decay_groups",
+]
