@@ -30,6 +30,11 @@ class LocalObjects:
         """Whether a file or a folder is there."""
         return self.path(key).exists()
 
+    def size(self, key: str) -> int | None:
+        """Size of a file in bytes, or None where there is no file."""
+        path = self.path(key)
+        return path.stat().st_size if path.is_file() else None
+
     def sizes(self, prefix: str) -> dict[str, int]:
         """Size in bytes of every file under a folder; a file counts as a folder of one; nothing there gives nothing."""
         top, found = self.path(prefix), dict[str, int]()

@@ -32,6 +32,14 @@ class RemoteObjects:
         """Whether an object, or a folder with objects, is there."""
         return bool(self._file_system().exists(self._path(key)))
 
+    def size(self, key: str) -> int | None:
+        """Size of an object in bytes, or None where there is no object."""
+        try:
+            found = self._file_system().info(self._path(key))
+        except FileNotFoundError:
+            return None
+        return int(found["size"]) if found["type"] == "file" else None
+
     def sizes(self, prefix: str) -> dict[str, int]:
         """Size in bytes of every object under a prefix."""
         file_system, root = self._file_system(), self._path("")

@@ -67,6 +67,11 @@ class Store:
         with self._explained("look for", key):
             return self._objects.exists(_checked(key))
 
+    def size(self, key: str) -> int | None:
+        """Size of an object in bytes, or None where there is no object (a folder is none)."""
+        with self._explained("look for", key):
+            return self._objects.size(_checked(key))
+
     def list(self, prefix: str = "") -> list[str]:
         """Keys of all objects under a folder, sorted; temporary files of unfinished writes left out."""
         return sorted(self.sizes(prefix))

@@ -36,6 +36,7 @@ def test_list_is_sorted_and_leaves_unfinished_writes_out(store: Store) -> None:
     assert store.list("a") == ["a/b/c", "a/z"]
     assert store.sizes("a") == {"a/b/c": 5, "a/z": 3}
     assert store.list("b") == ["b"]
+    assert [store.size(key) for key in ("a/b/c", "a/b", "gone")] == [5, None, None]
     assert store.list("nothing/here") == []
 
 

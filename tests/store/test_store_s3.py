@@ -22,6 +22,8 @@ def test_objects_are_written_listed_read_and_removed(s3_store_uri: str, tmp_path
     assert store.list() == ["a/b.bin", "a/c/d.txt", "ab"]
     assert store.list("a") == ["a/b.bin", "a/c/d.txt"]
     assert store.sizes("a")["a/b.bin"] == 10
+    assert [store.size(key) for key in ("a/b.bin", "a", "gone")] == [10, None, None]
+    assert store.list("ab") == ["ab"]
     assert store.read("a/b.bin") == b"0123456789"
     assert store.at("a").read_text("c/d.txt") == "Grüße"
     assert store.read("ab") == b""
