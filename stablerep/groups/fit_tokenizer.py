@@ -6,9 +6,12 @@ largest id agree. Any text can be encoded: unknown words fall back to bytes.
 """
 
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from stablerep.errors import DataError
 
@@ -19,6 +22,7 @@ START_TOKEN = "<|startoftext|>"
 END_TOKEN = "<|endoftext|>"
 MAX_TOKENS = 20
 WORD_END = "</w>"
+WORD = re.compile(r"[^\W\d_]+|\d|[^\s\w]+|_+")  # as CLIP: letters together, digits one by one, punctuation together
 
 
 def build_tokenizer(captions: Sequence[str], folder: Path, max_tokens: int = MAX_TOKENS) -> "CLIPTokenizer":
@@ -44,10 +48,11 @@ def build_tokenizer(captions: Sequence[str], folder: Path, max_tokens: int = MAX
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=max_tokens)
-    longest = max(captions, key=lambda caption: len(tokenizer(caption)["input_ids"]))
-    num_tokens = len(tokenizer(longest)["input_ids"])
+    tokenizer = cast("Any", CLIPTokenizer).from_pretrained(folder, model_max_length=max_tokens)
+    lengths = [len(tokens) for tokens in tokenizer(list(captions))["input_ids"]]
+    num_tokens = max(lengths)
     if num_tokens > max_tokens:
+        longest = captions[lengths.index(num_tokens)]
         raise DataError(
             f"expected captions of at most {max_tokens} tokens, found {num_tokens} in {longest!r}; shorten it or raise max_tokens"
         )
@@ -55,21 +60,40 @@ def build_tokenizer(captions: Sequence[str], folder: Path, max_tokens: int = MAX
 
 
 def _learn_merges(captions: Sequence[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges of the corpus by the `tokenizers` trainer, in rank order."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from tokenizers import Regex
+    """Byte-pair merges in rank order: the most frequent neighbours first, ties in alphabetical order, until words are whole.
 
-    model = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
-    model.normalizer = normalizers.Lowercase()
-    # CLIP's word pattern for plain text: letters together, digits one by one, punctuation together.
-    pattern = Regex(r"\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
-    model.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(pattern, behavior="removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    model.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=8192, min_frequency=1, end_of_word_suffix=WORD_END, show_progress=False)
-    model.train_from_iterator(sorted(captions), trainer)
-    return [tuple(pair) for pair in json.loads(model.to_str())["model"]["merges"]]
+    Written out because the trainer of `tokenizers` breaks ties by the order of a hash table: two runs may number tokens differently.
+    """
+    symbols = _byte_symbols()
+    counts = Counter(word for caption in captions for word in WORD.findall(caption.lower()))
+    split: dict[str, list[str]] = {}
+    for word in counts:
+        letters = [symbols[byte] for byte in word.encode("utf-8")]
+        split[word] = [*letters[:-1], letters[-1] + WORD_END]
+    merges: list[tuple[str, str]] = []
+    while True:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, parts in split.items():
+            for pair in pairwise(parts):
+                pairs[pair] += counts[word]
+        if not pairs:
+            return merges
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for word, parts in split.items():
+            split[word] = _merged(parts, best)
+
+
+def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    """`parts` with every occurrence of the pair joined, from the left."""
+    joined: list[str] = []
+    for part in parts:
+        # A part that was just joined is longer than pair[0], so it is not taken for the left half again.
+        if joined and (joined[-1], part) == pair:
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return joined
 
 
 def _byte_symbols() -> dict[int, str]:
