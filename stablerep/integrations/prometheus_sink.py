@@ -6,17 +6,17 @@ https://prometheus.github.io/client_python/
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from stablerep.errors import PortInUseError
 from stablerep.telemetry import METRICS, Metric
 
 
 class PrometheusSink:
-    """Declares every metric of the catalogue in `registry` and takes reports."""
+    """Declares the metrics of the catalogue whose names start with `prefix` in `registry` and takes reports of them."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._metrics = {metric.name: _declare(metric, registry) for metric in METRICS.values()}
+    def __init__(self, registry: CollectorRegistry = REGISTRY, prefix: str = "stablerep_") -> None:
+        self._metrics = {metric.name: _declare(metric, registry) for metric in METRICS.values() if metric.name.startswith(prefix)}
 
     def report(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
         """Set, increase or observe, as the metric's kind says."""

@@ -1,0 +1,83 @@
+"""What a caller may send, checked before anything is decoded.
+
+A few hundred kilobytes of PNG can declare more pixels than fit in memory, so the size is read from the header alone and the image is
+refused there. Formats are named here too: Pillow knows many more, and each is code that reads untrusted bytes.
+"""
+
+# pyright: reportUnknownMemberType=false
+import io
+from dataclasses import dataclass
+
+from PIL import Image
+
+from stablerep.errors import BadImageError, TooLargeError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one server; `max_queue` counts images that are being decoded, waiting or in the model."""
+
+    max_image_bytes: int = 8_388_608
+    max_image_pixels: int = 25_000_000
+    max_batch: int = 64
+    max_request_bytes: int = 33_554_432
+    max_queue: int = 256
+    max_labels: int = 1_000
+    max_templates: int = 100
+    max_label_characters: int = 300
+
+    def check_batch(self, num_images: int) -> None:
+        """Check the number of images of one request.
+
+        Raises:
+            BadImageError: there is none.
+            TooLargeError: there are more than `max_batch`.
+        """
+        if num_images < 1:
+            raise BadImageError("expected at least one image, found none")
+        if num_images > self.max_batch:
+            raise TooLargeError(f"expected at most {self.max_batch} images in a request, found {num_images}; send them in several requests")
+
+    def check_bytes(self, size_bytes: int) -> None:
+        """Check the size of one encoded image.
+
+        Raises:
+            TooLargeError: it is over `max_image_bytes`.
+        """
+        if size_bytes > self.max_image_bytes:
+            raise TooLargeError(f"expected an image of at most {self.max_image_bytes} bytes, found {size_bytes}")
+
+    def check_pixels(self, width: int, height: int) -> None:
+        """Check the size of one image.
+
+        Raises:
+            TooLargeError: it has more than `max_image_pixels`.
+        """
+        if width * height > self.max_image_pixels:
+            raise TooLargeError(f"expected an image of at most {self.max_image_pixels} pixels, found {width}x{height}; send it smaller")
+
+    def check_image(self, data: bytes) -> None:
+        """Check an encoded image by its length and its header; nothing is decoded.
+
+        Args:
+            data: the bytes of an image file.
+
+        Raises:
+            BadImageError: not a JPEG, PNG, WebP or BMP image.
+            TooLargeError: too many bytes or pixels.
+        """
+        self.check_bytes(len(data))
+        self.check_pixels(*_declared_size(data))
+
+
+def _declared_size(data: bytes) -> tuple[int, int]:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooLargeError(f"the image declares too many pixels: {error}") from error
+    except Exception as error:  # header parsers of untrusted bytes raise nearly anything
+        found = f"{len(data)} bytes starting with {data[:8]!r}" if data else "0 bytes"
+        raise BadImageError(f"expected a JPEG, PNG, WebP or BMP image, found {found}") from error

@@ -1,0 +1,179 @@
+"""KServe's server bound where it is told: one encoder over REST and gRPC.
+
+What kserve 0.21 lacks and this adds beside `kserve_rest`: a host to bind (it always takes all interfaces), readiness of the server that
+follows the model, metadata that names the model, statuses for our errors, refusal to load or unload models over the network, and a
+gRPC port that is refused when taken (gRPC shares ports silently).
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
+# pyright: reportIncompatibleMethodOverride=false, reportUnknownParameterType=false, reportMissingParameterType=false
+import asyncio
+import logging
+import signal
+import socket
+from typing import Any, NoReturn, cast
+
+import grpc
+from grpc import aio
+from kserve import ModelServer
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
+from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
+from kserve.protocol.grpc.servicer import InferenceServicer
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+
+from stablerep import __version__
+from stablerep.endpoint.meter import Meter
+from stablerep.errors import PortInUseError, RequestError
+from stablerep.integrations.kserve_model import EncoderModel
+from stablerep.integrations.kserve_protocol import parse_binary_v2
+from stablerep.integrations.kserve_rest import KIND_STATUS, EncoderRESTServer
+
+_GRPC_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+_GRPC_OVERHEAD_BYTES = 65_536
+
+
+class EncoderServer(ModelServer):
+    """One encoder over REST (V1, V2) and gRPC (V2).
+
+    Args:
+        rest_socket: listens already; its host is where gRPC is bound, too.
+        grpc_port: free; 0 takes any.
+        max_request_bytes: larger requests are refused before they are read.
+        meter: told about requests.
+        grace_seconds: for requests in flight after SIGTERM.
+    """
+
+    def __init__(
+        self, rest_socket: socket.socket, grpc_port: int, *, max_request_bytes: int, meter: Meter, grace_seconds: int = 30
+    ) -> None:
+        host, port = rest_socket.getsockname()[:2]
+        super().__init__(http_port=port, grpc_port=grpc_port, enable_latency_logging=False, grace_period=grace_seconds)
+        for name in ("uvicorn.access", "kserve.trace"):  # a line or two for every probe; metrics count and time requests
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self.host = str(host)
+        self.dataplane = _EncoderDataPlane(model_registry=self.registered_models)
+        self.model_repository_extension = _FixedRepository(model_registry=self.registered_models)
+        self._socket, self._max_request_bytes, self._meter = rest_socket, max_request_bytes, meter
+
+    def serve(self, model: EncoderModel, folder_uri: str) -> None:
+        """Answer until SIGTERM or SIGINT; the model is loaded meanwhile.
+
+        Raises:
+            PortInUseError: the gRPC port is taken.
+            StablerepError: the model cannot be loaded.
+        """
+        self.register_model(model)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _ignore)  # uvicorn's handlers stand in front of these and repeat the signal when done
+        asyncio.run(self._serve_until_stopped(model, folder_uri))
+
+    async def _serve_until_stopped(self, model: EncoderModel, folder_uri: str) -> None:
+        grpc_server = await self._started_grpc_server()
+        rest_server = EncoderRESTServer(
+            "kserve.model_server:app", self.dataplane, self.model_repository_extension, self.http_port, grace_period=self.grace_period
+        )
+        loading = asyncio.create_task(self._load(model, folder_uri, rest_server))
+        await rest_server.serve_on(self._socket, self._max_request_bytes, self._meter)
+        await grpc_server.stop(self.grace_period)
+        await loading
+        model.close()
+
+    async def _load(self, model: EncoderModel, folder_uri: str, rest_server: "EncoderRESTServer") -> None:
+        await rest_server.wait_started()
+        try:
+            await asyncio.to_thread(model.load_folder, folder_uri)
+        except BaseException:
+            rest_server.stop()
+            raise
+
+    async def _started_grpc_server(self) -> aio.Server:
+        limit = self._max_request_bytes + _GRPC_OVERHEAD_BYTES
+        options = [("grpc.max_send_message_length", limit), ("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)]
+        server = aio.server(interceptors=(_ErrorsToStatus(self._meter),), options=options)
+        servicer = InferenceServicer(self.dataplane, self.model_repository_extension)
+        grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        try:
+            self.grpc_port = server.add_insecure_port(f"{host}:{self.grpc_port}")
+        except RuntimeError as error:
+            raise PortInUseError(f"gRPC port: cannot listen on {host}:{self.grpc_port}; choose another port") from error
+        await server.start()
+        return server
+
+
+class _EncoderDataPlane(DataPlane):
+    """Readiness follows the models, metadata names the model, binary tensors are read as they are."""
+
+    def metadata(self) -> dict[str, Any]:
+        return {"name": "stablerep", "version": __version__, "extensions": ["binary_tensor_data"]}
+
+    async def ready(self) -> bool:
+        models = self.model_registry.get_models()
+        return bool(models) and all([await self.model_registry.is_model_ready(name) for name in models])
+
+    async def model_metadata(self, model_name: str) -> dict[str, Any]:
+        metadata = await super().model_metadata(model_name)
+        model_id = cast("EncoderModel", self.get_model_from_registry(model_name)).model_id
+        return metadata | {"platform": "stablerep", "versions": [model_id] if model_id else []}
+
+    def decode_inference_request(self, body: Any, headers: dict[str, str], model_name: str) -> Any:
+        length = headers.get("inference-header-content-length")
+        if isinstance(body, bytes) and length is not None:
+            return parse_binary_v2(body, length, model_name)
+        return super().decode_inference_request(body, headers, model_name)
+
+
+class _FixedRepository(ModelRepositoryExtension):
+    """What is served is decided where the server is started, not by a caller."""
+
+    async def load(self, model_name: str) -> NoReturn:
+        raise RequestError(f"model {model_name!r}: this server serves one model and loads no other; deploy the other one instead")
+
+    async def unload(self, model_name: str) -> NoReturn:
+        raise RequestError(f"model {model_name!r}: this server serves one model and does not unload it; stop the server instead")
+
+
+class _ErrorsToStatus(ExceptionToStatusInterceptor):
+    """Our errors as gRPC statuses; inference calls are measured."""
+
+    def __init__(self, meter: Meter) -> None:
+        super().__init__()
+        self._meter = meter
+
+    async def intercept(self, method: Any, request_or_iterator: Any, context: Any, method_name: str) -> Any:
+        if not method_name.endswith("/ModelInfer"):
+            return await super().intercept(method, request_or_iterator, context, method_name)
+        with self._meter.request("grpc") as outcome:
+            try:
+                response = await super().intercept(method, request_or_iterator, context, method_name)
+                outcome.code = "OK"
+                return response
+            except aio.AbortError:
+                outcome.code = _code_name(context.code())
+                raise
+
+    async def handle_exception(self, ex: Exception, request_or_iterator: Any, context: Any, method_name: str) -> None:
+        if isinstance(ex, aio.AbortError):
+            raise ex
+        status = next((KIND_STATUS[kind] for kind in KIND_STATUS if isinstance(ex, kind)), 0)
+        if isinstance(ex, RequestError):
+            status = ex.http_status
+        if status:
+            await context.abort(_GRPC_CODES[status], str(ex))
+        await super().handle_exception(ex, request_or_iterator, context, method_name)
+
+
+def _code_name(code: Any) -> str:
+    names = {status.value[0]: status.name for status in grpc.StatusCode}
+    return code.name if isinstance(code, grpc.StatusCode) else names.get(code, "UNKNOWN")
+
+
+def _ignore(number: int, frame: Any) -> None:
+    """A signal that has been acted upon."""
