@@ -144,13 +144,16 @@ def index_sha256(text: str) -> str:
 
 
 def _files(packed: bytes) -> Iterator[tuple[str, Member]]:
-    view = memoryview(packed)
+    view, end = memoryview(packed), 0
     with tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as tar:
         for info in tar:
             content = view[info.offset_data : info.offset_data + info.size]
             if len(content) != info.size:
                 raise ValueError(f"{info.name} is cut short")
+            end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             yield info.name, Member(info.offset_data, info.size, hashlib.sha256(content).digest()[:DIGEST_BYTES])
+    if len(packed) - end < 2 * tarfile.BLOCKSIZE or any(view[end:]):  # tarfile takes a cut between files for the end
+        raise ValueError("the mark at its end is missing")
 
 
 def _add_group(index: ShardIndex, caption_id: str, files: list[tuple[str, Member]], packed: bytes) -> None:

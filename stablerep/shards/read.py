@@ -48,6 +48,7 @@ class GroupDataset:
         self._indexes: dict[int, ShardIndex] = {}
         self.num_groups = manifest.num_groups
         self.images_per_caption = manifest.images_per_caption
+        self.total_images = manifest.num_images
         self.image_format = manifest.image_format
         if verify:
             check_sizes(store, manifest)
