@@ -142,7 +142,7 @@ def _check_arguments(model: TwoTower, preprocessor: dict[str, Any], tokenizer_js
     try:
         checked = decode(Preprocessor, preprocessor, where="preprocessor")
     except (ValueError, TypeError) as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"encoder export: expected the fields of a preprocessor: {error}") from error
     if not checked.size_px == checked.crop == model.spec.trunk.size_px or checked.resize < checked.crop:
         raise ConfigError(
             f"preprocessor: expected size_px and crop of {model.spec.trunk.size_px} and resize no smaller, found "
@@ -179,7 +179,8 @@ def _fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: the weights do not fit config.json: {error}") from error
+        first = " ".join(str(error).split("\n")[1:2]).strip()  # torch lists every tensor
+        raise CheckpointError(f"{path}: the weights do not fit config.json: {first[:300]}") from error
 
 
 def _pack(state: Mapping[str, Tensor], name: str) -> bytes:

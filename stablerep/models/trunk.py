@@ -78,10 +78,10 @@ def _create(architecture: str, arguments: dict[str, Any]) -> Any:
 def _check_shape(trunk: Any, architecture: str, size_px: int) -> None:
     from timm.models.vision_transformer import VisionTransformer
 
-    if not isinstance(trunk, VisionTransformer) or trunk.cls_token is None:
-        raise ConfigError(
-            f"trunk.architecture: expected a vision transformer with a class token, found {architecture} ({type(trunk).__name__})"
-        )
+    is_pooled = isinstance(trunk, VisionTransformer) and trunk.cls_token is not None and not hasattr(trunk, "dist_token")
+    if not is_pooled:
+        found = f"{architecture} ({type(trunk).__name__})"
+        raise ConfigError(f"trunk.architecture: expected a vision transformer whose feature is its class token, found {found}")
     patch_px = trunk.patch_embed.patch_size[0]
     if size_px % patch_px:
         fits = ", ".join(str(size) for size in (size_px - size_px % patch_px, size_px - size_px % patch_px + patch_px) if size)

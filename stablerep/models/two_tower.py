@@ -102,7 +102,8 @@ class TwoTower(nn.Module):
         self.spec = spec
         self.trunk, self.head, self.text = trunk, head, text
         self.image_projection, self.text_projection = image_projection, text_projection
-        self.logit_scale = nn.Parameter(torch.tensor(LOG_SCALE_START)) if text is not None else None
+        # One element, not a scalar: DeepSpeed broadcasts parameters as bytes, which torch refuses for tensors without dimensions.
+        self.logit_scale = nn.Parameter(torch.tensor([LOG_SCALE_START])) if text is not None else None
 
     def forward(self, views_MNCHW: Tensor, tokens_NT: Tensor | None = None) -> TwoTowerOutput:
         """Embeddings of the views (view-major, B = M*N) and of the captions.
@@ -122,7 +123,7 @@ class TwoTower(nn.Module):
             raise DataError(f"two-tower model: expected tokens of {num_captions} captions, found {found}")
         image_text_BD = self.image_projection(features_BF, num_views)
         text_ND = self.text_projection(self.text(tokens_NT))
-        return TwoTowerOutput(image_BD, image_text_BD, text_ND, bounded_log_scale(self.logit_scale))
+        return TwoTowerOutput(image_BD, image_text_BD, text_ND, bounded_log_scale(self.logit_scale[0]))
 
 
 def build_two_tower(
