@@ -18,13 +18,12 @@ from torch.nn import functional as F
 
 from stablerep.batches import colour
 from stablerep.batches.counter import below, words
-from stablerep.batches.parameters import BLUR_SIGMA_MAX, ViewParameters, colour_order, draw_parameters
+from stablerep.batches.parameters import ViewParameters, colour_order, draw_parameters
 from stablerep.config.schema import AugmentConfig
 
 _CHUNK_VALUES = 1 << 18  # floats worked on at once on a CPU: about what stays in a core's second-level cache
 _NOISE_VALUES = 1 << 22
 _NOISE_WORD = 64  # a word of the key that no parameter uses
-_BLUR_RADIUS = 3 * round(BLUR_SIGMA_MAX)
 
 
 class Augmenter:
@@ -75,7 +74,7 @@ class Augmenter:
             _replace(view_n3SS, parameters.is_grey_B, lambda some, _: colour.luma(some).expand_as(some))
         if augment.blur_probability > 0:
             sigma_n = parameters.sigma_B
-            _replace(view_n3SS, parameters.is_blurred_B, lambda some, where: colour.blur(some, sigma_n[where], _BLUR_RADIUS))
+            _replace(view_n3SS, parameters.is_blurred_B, lambda some, where: colour.blur(some, sigma_n[where]))
         if augment.noise > 0:
             view_n3SS.add_(_noise(parameters.noise_key_B, view_n3SS.shape), alpha=augment.noise)
         mean_311, std_311 = (view_n3SS.new_tensor(values)[:, None, None] for values in (self._mean, self._std))
@@ -101,21 +100,26 @@ def warp(image_n3DD: Tensor, parameters: ViewParameters, size_px: int) -> Tensor
     cosine_n, sine_n = p.angle_B.cos(), p.angle_B.sin()
     across_n = torch.where(p.is_flipped_B, -p.width_B, p.width_B)
     # Points of the view (-1..1) to points of the image (-1..1): scale to the crop, rotate in pixels, move to the crop's middle.
-    theta_n23 = torch.stack(
-        [
-            torch.stack([across_n * cosine_n, -p.height_B * sine_n / aspect, 2 * p.left_B + p.width_B - 1], dim=1),
-            torch.stack([across_n * sine_n * aspect, p.height_B * cosine_n, 2 * p.top_B + p.height_B - 1], dim=1),
-        ],
-        dim=1,
-    )
-    grid_nSS2 = F.affine_grid(theta_n23, [len(image_n3DD), 3, size_px, size_px], align_corners=False)
+    point_S = (2 * torch.arange(size_px, device=image_n3DD.device) + 1) / size_px - 1
+    grid_nSS2 = torch.empty(len(image_n3DD), size_px, size_px, 2, device=image_n3DD.device)
+    for axis, (by_column_n, by_row_n, middle_n) in enumerate(
+        (
+            (across_n * cosine_n, -p.height_B * sine_n / aspect, 2 * p.left_B + p.width_B - 1),
+            (across_n * sine_n * aspect, p.height_B * cosine_n, 2 * p.top_B + p.height_B - 1),
+        )
+    ):
+        column_n1S = by_column_n[:, None, None] * point_S
+        row_nS1 = by_row_n[:, None, None] * point_S[:, None] + middle_n[:, None, None]
+        torch.add(column_n1S, row_nS1, out=grid_nSS2[..., axis])
     return F.grid_sample(image_n3DD, grid_nSS2, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _replace(view_n3SS: Tensor, is_chosen_n: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> None:
     where = is_chosen_n.nonzero()[:, 0]
     if len(where) == len(view_n3SS):
-        view_n3SS.copy_(change(view_n3SS, where))
+        changed = change(view_n3SS, where)
+        if changed is not view_n3SS:
+            view_n3SS.copy_(changed)
     elif len(where):
         view_n3SS[where] = change(view_n3SS[where], where)
 

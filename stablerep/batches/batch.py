@@ -28,6 +28,16 @@ class GroupSource(Protocol):
         """How many groups there are."""
         ...
 
+    @property
+    def images_per_caption(self) -> int:
+        """The most images a group has."""
+        ...
+
+    @property
+    def total_images(self) -> int:
+        """Images of all groups together."""
+        ...
+
     def caption(self, position: int) -> Caption:
         """The caption of the group at `position`, 0 to num_groups - 1."""
         ...

@@ -35,11 +35,13 @@ def mix(state: Tensor) -> Tensor:
 def fold(*parts: Tensor | int) -> Tensor:
     """One int64 key of several integers (tensors broadcast); order matters, so (1, 2) and (2, 1) differ."""
     device = next((part.device for part in parts if isinstance(part, Tensor)), torch.device("cpu"))
-    key = torch.zeros((), dtype=torch.int64, device=device)
+    key: Tensor | int = 0
     for part in parts:
-        word = part if isinstance(part, Tensor) else torch.tensor(_signed(part), dtype=torch.int64, device=device)
-        key = mix((key ^ word) + _GAMMA)
-    return key
+        if isinstance(key, int) and isinstance(part, int):
+            key = _mix_int(((key ^ part) + _GAMMA) & _MASK)
+        else:
+            key = mix((_word(key, device) ^ _word(part, device)) + _GAMMA)
+    return _word(key, device)
 
 
 def words(key_N: Tensor, num: int) -> Tensor:
@@ -56,6 +58,17 @@ def uniforms(key_N: Tensor, num: int) -> Tensor:
 def below(word: Tensor, limit: int) -> Tensor:
     """Words to integers 0 to limit - 1 (the modulo bias is below limit / 2^63)."""
     return _shift(word, 1) % limit
+
+
+def _word(part: Tensor | int, device: torch.device) -> Tensor:
+    return part if isinstance(part, Tensor) else torch.tensor(_signed(part), dtype=torch.int64, device=device)
+
+
+def _mix_int(state: int) -> int:
+    """`mix` of one unsigned word; plain integers are ten times as fast as tensors without elements."""
+    state = (state ^ (state >> 30)) * _FACTOR_1 & _MASK
+    state = (state ^ (state >> 27)) * _FACTOR_2 & _MASK
+    return state ^ (state >> 31)
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stablerep.errors import DataError
 
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 89_000_000  # Pillow itself warns from 89.5 million on
 _PLAIN_MODES = ("RGB", "L")
 _DEEP_TO_8_BITS = 257  # 65535 / 255
 
@@ -32,7 +32,7 @@ def decode_image(data: bytes, size_px: int | None = None) -> Tensor:
         uint8 [3, H, W]; [3, S, S] with `size_px`.
 
     Raises:
-        DataError: the bytes are empty, not an image, truncated, damaged, or have over 100 million pixels.
+        DataError: the bytes are empty, not an image, truncated, damaged, or have over 89 million pixels.
     """
     if not data:
         raise DataError("cannot decode an image: expected the bytes of an image file, found 0 bytes")

@@ -8,24 +8,19 @@ Dimension key: M views of a caption, N captions of this rank, C, H, W as in batc
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-import queue
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
+from stablerep.batches.ahead import by_thread, by_workers
 from stablerep.batches.augment import Augmenter
 from stablerep.batches.batch import Batch, GroupSource
 from stablerep.batches.reader import BatchReader, LoadedImages
 from stablerep.batches.tokenize import CaptionTokenizer
 from stablerep.config.schema import AugmentConfig
-from stablerep.errors import CheckpointError, ConfigError, StablerepError
+from stablerep.errors import CheckpointError, ConfigError
 
-T = TypeVar("T")
-_NUM_AHEAD = 2  # batches a thread or a worker prepares ahead
 _STORED_OVER_VIEW = 8 / 7  # stored images are shrunk to at most this multiple of the view (256 for 224)
 
 
@@ -91,6 +86,7 @@ class GroupLoader:
             cache_bytes=cache_bytes // max(1, num_workers),
         )
         self._images_per_caption, self._num_workers, self._device = images_per_caption, num_workers, torch.device(device)
+        self._is_augmenting_ahead = self._device.type == "cpu"
         self.data_wait_seconds = 0.0
 
     @property
@@ -110,9 +106,8 @@ class GroupLoader:
             DataError: a stored image or a shard cannot be read.
         """
         steps = range(start_step, start_step + num_steps)
-        is_on_cpu = self._device.type == "cpu"
-        work: Callable[[int], Batch | LoadedImages] = self._reader.read if is_on_cpu else self._reader.load
-        prepared = _by_workers(work, steps, self._num_workers) if self._num_workers else _by_thread(work, steps)
+        work: Callable[[int], Batch | LoadedImages] = self._reader.read if self._is_augmenting_ahead else self._reader.load
+        prepared = by_workers(work, steps, self._num_workers) if self._num_workers else by_thread(work, steps)
         try:
             while True:
                 started_at = time.perf_counter()
@@ -151,68 +146,3 @@ class GroupLoader:
                 f"expected to continue in the same order of groups, found: {'; '.join(different)}; "
                 "continue with the data set and settings of the checkpoint, or start a new run"
             )
-
-
-def _by_thread(work: Callable[[int], T], steps: Iterable[int]) -> Generator[T]:
-    """Results of `work` for each step, prepared by one thread; its exception is raised here."""
-    ready: queue.Queue[T | BaseException | None] = queue.Queue(_NUM_AHEAD)
-    is_stopped = threading.Event()
-
-    def offer(result: T | BaseException | None) -> bool:
-        while not is_stopped.is_set():
-            try:
-                ready.put(result, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def prepare() -> None:
-        try:
-            for step in steps:
-                if not offer(work(step)):
-                    return
-            offer(None)
-        except BaseException as error:  # whatever it is, the consumer must not wait for ever
-            offer(error)
-
-    thread = threading.Thread(target=prepare, name="stablerep-batches", daemon=True)
-    thread.start()
-    try:
-        while (result := ready.get()) is not None:
-            if isinstance(result, BaseException):
-                raise result
-            yield result
-    finally:
-        is_stopped.set()
-        thread.join()
-
-
-class _Steps(Dataset["Batch | LoadedImages | StablerepError"]):
-    """Steps as a map-style data set; errors made on purpose travel as values, so that their message stays as it is."""
-
-    def __init__(self, work: Callable[[int], Batch | LoadedImages]) -> None:
-        self._work = work
-
-    def __getitem__(self, step: int) -> "Batch | LoadedImages | StablerepError":
-        try:
-            return self._work(step)
-        except StablerepError as error:
-            return error
-
-
-def _by_workers(work: Callable[[int], Batch | LoadedImages], steps: Sequence[int], num_workers: int) -> Generator[Batch | LoadedImages]:
-    """The same, prepared by processes. They are not forked: the store's connections and threads do not survive a fork."""
-    loader = DataLoader(
-        _Steps(work),
-        batch_size=None,
-        sampler=steps,
-        num_workers=min(num_workers, len(steps)),
-        prefetch_factor=_NUM_AHEAD if steps else None,
-        multiprocessing_context="forkserver" if steps else None,
-        generator=torch.Generator(),  # else every loader would draw from the global random state
-    )
-    for result in loader:
-        if isinstance(result, StablerepError):
-            raise result
-        yield result

@@ -56,7 +56,7 @@ class GroupOrder:
         """Numbers of the groups in a rank's contiguous part of the batch of `step`: int64 [N], N = C / world_size."""
         num = self.captions_per_batch // world_size
         start = (step % self.steps_per_epoch) * self.captions_per_batch + rank * num
-        return permute(torch.arange(start, start + num), self.num_groups, fold(_EPOCH_KEY, self.seed, self.epoch(step)))
+        return permute(torch.arange(start, start + num), self.num_groups, int(fold(_EPOCH_KEY, self.seed, self.epoch(step))))
 
     def draw(self, step: int, labels_N: Tensor, num_images_N: Tensor, num_drawn: int) -> Tensor:
         """Places of the images drawn from each group, without replacement: int64 [N, M], keyed by (seed, epoch, caption).
@@ -73,7 +73,7 @@ class GroupOrder:
         return word_NI.argsort(dim=1, stable=True)[:, :num_drawn]
 
 
-def permute(position_P: Tensor, num: int, key: Tensor) -> Tensor:
+def permute(position_P: Tensor, num: int, key: int) -> Tensor:
     """The keyed permutation of 0..num-1 at some positions: int64 [P]; other keys give unrelated permutations."""
     side = math.isqrt(num - 1) + 1
     found_P = _scramble(position_P, side, key)
@@ -82,7 +82,7 @@ def permute(position_P: Tensor, num: int, key: Tensor) -> Tensor:
     return found_P
 
 
-def _scramble(position_P: Tensor, side: int, key: Tensor) -> Tensor:
+def _scramble(position_P: Tensor, side: int, key: int) -> Tensor:
     """A keyed permutation of 0..side*side-1: each round adds a hash of one coordinate to the other, which can be undone."""
     left_P, right_P = position_P // side, position_P % side
     for number in range(_NUM_ROUNDS):

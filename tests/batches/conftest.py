@@ -31,6 +31,14 @@ class MemoryGroups:
     def num_groups(self) -> int:
         return len(self._groups)
 
+    @property
+    def images_per_caption(self) -> int:
+        return max(map(len, self._groups))
+
+    @property
+    def total_images(self) -> int:
+        return sum(map(len, self._groups))
+
     def caption(self, position: int) -> Caption:
         text = f"a photo of thing number {position}"
         return Caption(hashlib.sha256(text.encode()).hexdigest()[:16], text)
