@@ -23,12 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from stablerep.errors import ConfigError, DataError
+from stablerep.groups.fit_card import model_card
 from stablerep.groups.fit_models import SIZE_PX
 from stablerep.groups.fit_run import Fit, OnStep
 from stablerep.groups.fit_training import FitSettings
 from stablerep.identity import digest, sha256_bytes
 
 FIT_FILE = "fit.json"
+CARD_FILE = "README.md"
 MAX_CURVE_POINTS = 200
 LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "numpy")
 
@@ -72,7 +74,7 @@ def fit_generator(
         seed: of weights, order and noise.
         output_dir: the folder to write; it must not exist, or be the finished result of the same fit.
         settings: widths, learning rates and so on.
-        notes: JSON values to keep in `fit.json`, such as the name of the data and the command that repeats the fit.
+        notes: JSON values to keep in `fit.json`; the model card uses `data_name`, `licence`, `source` and `command`.
         checkpoint_every: steps between checkpoints; the result does not depend on it.
         num_threads: of torch; the result is bit-exact only for equal numbers, and 1 is what the golden losses were made with.
         on_step: called after every update with phase name, step, steps of the phase, loss. An exception in it stops the fit, and
@@ -105,6 +107,7 @@ def fit_generator(
     record = {**(notes or {}), "fit": what, "fingerprint": fingerprint, "num_images": len(captions), "libraries": libraries}
     record |= {"latent_std": fit.latent_std, "loss_curves": curves}
     (folder / FIT_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / CARD_FILE).write_text(model_card(record), encoding="utf-8")
     folder.replace(output_dir)
     shutil.rmtree(partial_dir)
     return FitReport(output_dir, fingerprint, tuple(fit.losses["vae"]), tuple(fit.losses["denoiser"]), fit.num_resumed_steps)

@@ -36,9 +36,7 @@ def read_checkpoint(path: Path, fingerprint: str) -> dict[str, Any] | None:
         content = cast("dict[str, Any]", torch.load(path, weights_only=True))
         found = content["fingerprint"]
     except Exception as error:
-        raise CheckpointError(
-            f"expected a fit checkpoint in {path}, found a damaged file; remove it to start over: {error}"
-        ) from error
+        raise CheckpointError(f"expected a fit checkpoint in {path}, found a damaged file; remove it to start over: {error}") from error
     if found != fingerprint:
         raise CheckpointError(
             f"expected a checkpoint of fit {fingerprint} in {path}, found one of fit {found}, which has other data, settings, seed or "
