@@ -1,0 +1,189 @@
+"""One shard: sample every image of every caption, judge, replace what failed, encode.
+
+The sampler is called with exactly `batch_size` requests, the last one repeated where a batch is short. Shapes are then the same in every
+call, and the bytes of an image depend on its caption, its noise and the batch size, not on its neighbours or its place (so it was
+measured on CPUs; between batch sizes a few pixels in 100,000 differ, by one grey level). Encoding runs in threads beside the next
+batch. What decides the content of a data set is named in one place, `spec`. Nothing is read or written here.
+
+Dimension key: M images of a caption, H and W pixels.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from PIL import Image
+
+from stablerep.errors import DataError
+from stablerep.groups.quality import BLACK_MAX, CONSTANT_STD, DUPLICATE_DIFFERENCE, Verdict, judge
+from stablerep.groups.sampler import ImageHW3, ImageRequest, ImageSampler
+from stablerep.records import Caption
+from stablerep.shards.group import ImageGroup
+
+SPEC_VERSION = 1  # raised when the same settings would give other images
+MIN_IMAGES = 2  # below, an image of the group has no positive
+NUM_ENCODERS = 4
+
+OnImages = Callable[[dict[str, int]], None]
+
+_SPEC_KEYS = (
+    "images_per_caption",
+    "scheduler",
+    "num_inference_steps",
+    "guidance",
+    "negative_prompt",
+    "noise_seed",
+    "dtype",
+    "stored_size_px",
+    "image_format",
+    "image_quality",
+    "max_retries_per_image",
+)
+
+
+def spec(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the settings of `generate`, those that decide what the images are; the dataset id is made of them.
+
+    Device and batch size are left out: they say how the work is done, and move an image by a grey level at most.
+
+    Args:
+        settings: the fields of the `generate` configuration by name.
+    """
+    chosen = {key: settings[key] for key in _SPEC_KEYS}
+    if chosen["image_format"] == "png":
+        del chosen["image_quality"]  # lossless: it changes nothing
+    thresholds = {"black_max": BLACK_MAX, "constant_std": CONSTANT_STD, "duplicate_difference": DUPLICATE_DIFFERENCE}
+    return {"version": SPEC_VERSION, **chosen, "quality": thresholds}
+
+
+def make_shard(
+    sampler: ImageSampler,
+    captions: Sequence[Caption],
+    *,
+    images_per_caption: int,
+    batch_size: int,
+    image_format: str,
+    image_quality: int,
+    max_retries: int,
+    on_images: OnImages | None = None,
+) -> tuple[list[ImageGroup], dict[str, int]]:
+    """Make the groups of `captions`, in their order.
+
+    Args:
+        sampler: makes the images.
+        captions: of one shard.
+        images_per_caption: M.
+        batch_size: requests in every call of the sampler.
+        image_format: png, jpeg or webp.
+        image_quality: 1 to 100, for jpeg and webp.
+        max_retries: how often a bad image is made again, each time with the next noise index of its caption.
+        on_images: called after each batch with the number of images by verdict; an exception in it stops the work.
+
+    Returns:
+        The groups and the number of images by verdict; `missing` counts images that stayed bad and are left out of their group.
+
+    Raises:
+        DataError: a group has fewer than 2 good images when the retries are used up.
+    """
+    drafts = [_Draft(caption, images_per_caption) for caption in captions]
+    counts = Counter[str]()
+    with ThreadPoolExecutor(NUM_ENCODERS, thread_name_prefix="encode") as pool:
+        for _ in range(1 + max_retries):
+            wanted = [(draft, slot, request) for draft in drafts for slot, request in draft.requests()]
+            for start in range(0, len(wanted), batch_size):
+                verdicts = Counter[str]()
+                for draft, slot, image in _sample(sampler, wanted[start : start + batch_size], batch_size):
+                    verdicts[draft.take(slot, image)] += 1
+                    if draft.is_complete:
+                        draft.encode(pool, image_format, image_quality)
+                counts += verdicts
+                if on_images:
+                    on_images(dict(verdicts))
+        for draft in drafts:
+            if not draft.is_complete:
+                draft.check(max_retries)
+                draft.encode(pool, image_format, image_quality)
+        groups = [draft.group(image_format) for draft in drafts]
+    counts["missing"] = len(drafts) * images_per_caption - counts["good"]
+    return groups, {verdict: number for verdict, number in sorted(counts.items()) if number}
+
+
+def encode_image(image: ImageHW3, image_format: str, image_quality: int) -> bytes:
+    """An image file: the same bytes for the same pixels and the same Pillow.
+
+    Args:
+        image: uint8 [H,W,3].
+        image_format: png, jpeg or webp.
+        image_quality: 1 to 100, for jpeg and webp.
+    """
+    options: dict[str, Any] = {"png": {}, "jpeg": {"quality": image_quality}, "webp": {"quality": image_quality, "method": 4}}[image_format]
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format=image_format, **options)
+    return file.getvalue()
+
+
+class _Draft:
+    """A group in the making: a slot for each image, filled with the first good one."""
+
+    def __init__(self, caption: Caption, images_per_caption: int) -> None:
+        self.caption = caption
+        self.num_good, self._num_wanted = 0, images_per_caption
+        self._slots: list[ImageHW3 | None] = [None] * images_per_caption
+        self._indices = [-1] * images_per_caption  # the noise index last tried in each slot
+        self._next_index = 0
+        self._failures: dict[str, int] = {}
+        self._encoded: list[Future[bytes]] = []
+
+    @property
+    def is_complete(self) -> bool:
+        return self.num_good == self._num_wanted
+
+    def requests(self) -> list[tuple[int, ImageRequest]]:
+        """For every slot without a good image a request with the next unused noise index."""
+        wanted: list[tuple[int, ImageRequest]] = []
+        for slot, image in enumerate(self._slots):
+            if image is None:
+                self._indices[slot] = self._next_index
+                self._next_index += 1
+                wanted.append((slot, ImageRequest(self.caption.caption_id, self.caption.text, self._indices[slot])))
+        return wanted
+
+    def take(self, slot: int, image: ImageHW3 | None) -> Verdict:
+        verdict = judge(image, [other for other in self._slots if other is not None])
+        if verdict == "good":
+            self._slots[slot] = image
+            self.num_good += 1
+        else:
+            self._failures[verdict] = self._failures.get(verdict, 0) + 1
+        return verdict
+
+    def check(self, max_retries: int) -> None:
+        if self.num_good < MIN_IMAGES:
+            found = ", ".join(f"{number} {verdict}" for verdict, number in sorted(self._failures.items()))
+            raise DataError(
+                f"caption {self.caption.caption_id} ({self.caption.text[:60]!r}): expected {MIN_IMAGES} good images or more, found "
+                f"{self.num_good} after {max_retries} retries of each ({found}); try dtype fp32, another scheduler or more steps, look "
+                "at the generator, or remove the caption"
+            )
+
+    def encode(self, pool: ThreadPoolExecutor, image_format: str, image_quality: int) -> None:
+        """Start encoding the good images and let go of their pixels; called once, when no image will be added."""
+        good = [(index, image) for index, image in zip(self._indices, self._slots, strict=True) if image is not None]
+        self._encoded = [pool.submit(encode_image, image, image_format, image_quality) for _, image in good]
+        self._indices, self._slots = [index for index, _ in good], []
+
+    def group(self, image_format: str) -> ImageGroup:
+        images = tuple(future.result() for future in self._encoded)
+        return ImageGroup(self.caption, images, image_format, {"noise_indices": self._indices})
+
+
+def _sample(
+    sampler: ImageSampler, wanted: Sequence[tuple[_Draft, int, ImageRequest]], batch_size: int
+) -> Iterator[tuple[_Draft, int, ImageHW3 | None]]:
+    """Sample one batch, filled up to `batch_size` by repeating its last request; the images of the filling are dropped."""
+    requests = [request for _, _, request in wanted]
+    images = sampler.sample(requests + requests[-1:] * (batch_size - len(requests)))
+    for (draft, slot, _), image in zip(wanted, images, strict=False):
+        yield draft, slot, image

@@ -1,0 +1,146 @@
+"""How a lane of `generate` works: shard by shard, each made, committed, reported.
+
+Captions, model and torch are loaded when there is a first shard to make. Which shard is next is decided in `groups.lane`, what it holds
+in `groups.make`.
+"""
+
+import dataclasses
+import logging
+import time
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from stablerep.captions.prompt_set import lane_shards, read_prompt_set, shard_captions
+from stablerep.groups.lane import LaneWork, Overtaken
+from stablerep.groups.make import make_shard, spec
+from stablerep.groups.resolve import locate_generator
+from stablerep.records import Caption, GeneratorRef, LaneReport, PromptSet, ShardRecord
+from stablerep.shards.dataset import commit_shard, find_shard, write_spec
+from stablerep.stages.context import Stage
+from stablerep.telemetry.reporter import Progress
+
+if TYPE_CHECKING:
+    from stablerep.groups.diffusers_sampler import DiffusersSampler
+
+log = logging.getLogger("stablerep")
+
+
+class LaneRun:
+    """What a lane needs while it works; captions and sampler are loaded when they are first asked for."""
+
+    def __init__(self, stage: Stage, prompt_set: PromptSet, generator: GeneratorRef, lane: int) -> None:
+        self.stage, self.prompt_set, self.generator, self.lane = stage, prompt_set, generator, lane
+        self.settings, self.report = stage.recipe.generate, stage.reporter.report
+        self.own = lane_shards(prompt_set.num_shards, prompt_set.num_lanes, lane)
+        self.dataset_id = write_spec(stage.store, prompt_set, generator, spec(dataclasses.asdict(self.settings)))
+        self.num_made, self.started_at = 0, time.monotonic()
+
+    @cached_property
+    def captions(self) -> list[Caption]:
+        """All captions of the prompt set."""
+        return read_prompt_set(self.stage.store, self.prompt_set)
+
+    @cached_property
+    def sampler(self) -> "DiffusersSampler":
+        """The loaded model."""
+        import torch
+
+        from stablerep.groups.diffusers_sampler import DiffusersSampler
+
+        settings = self.settings
+        sampler = DiffusersSampler(
+            locate_generator(self.generator, self.stage.store),
+            scheduler=settings.scheduler,
+            num_inference_steps=settings.num_inference_steps,
+            guidance=settings.guidance,
+            negative_prompt=settings.negative_prompt,
+            noise_seed=settings.noise_seed,
+            dtype=settings.dtype,
+            device=settings.device,
+            size_px=settings.stored_size_px,
+        )
+        if sampler.device.type == "cpu":
+            torch.set_num_threads(1)  # lanes are processes; more threads also cost bit-equality between machines
+        return sampler
+
+    def run(self) -> LaneReport:
+        """Make what is missing; the records of this lane's shards are there at the end."""
+        self.report("stablerep_run_info", 1, stage="generate", id=self.dataset_id)
+        found = self.records()
+        self.report("stablerep_generate_shards_total", len(found), outcome="found")
+        own = set(self.own)
+        work = LaneWork(
+            self.stage.store,
+            f"groups/{self.dataset_id}/claims",
+            lane=self.lane,
+            own=self.own,
+            others=[index for index in range(self.prompt_set.num_shards) if index not in own],
+            is_done=lambda index: self.find(index) is not None,
+        )
+        total, done = self.num_images_wanted(), sum(record.num_images for record in found)
+        with self.stage.reporter.progress(total, "images", done) as progress:
+            for index in work:
+                self.make(index, work, progress if index in own else None)
+        records = self.records()
+        return LaneReport(
+            lane=self.lane,
+            dataset_id=self.dataset_id,
+            num_shards=len(records),
+            num_images=sum(record.num_images for record in records),
+            num_images_made=self.num_made,
+            seconds=round(time.monotonic() - self.started_at, 3),
+        )
+
+    def make(self, index: int, work: LaneWork, progress: Progress | None) -> None:
+        """Make and commit one shard, unless another worker is done with it first."""
+        settings = self.settings
+        if progress is None:
+            log.info("lane %d: own shards are done, helping with shard %d", self.lane, index)
+
+        def on_images(verdicts: dict[str, int]) -> None:
+            self.num_made += sum(verdicts.values())
+            for verdict, number in verdicts.items():
+                self.report("stablerep_generate_images_total", number, verdict=verdict)
+            self.report("stablerep_generate_images_per_second", self.num_made / (time.monotonic() - self.started_at))
+            if progress:
+                progress.advance(verdicts.get("good", 0), f"shard {index}")
+            work.beat(index)
+
+        try:
+            groups, counts = make_shard(
+                self.sampler,
+                shard_captions(self.captions, self.prompt_set.num_shards, index),
+                images_per_caption=settings.images_per_caption,
+                batch_size=settings.batch_size,
+                image_format=settings.image_format,
+                image_quality=settings.image_quality,
+                max_retries=settings.max_retries_per_image,
+                on_images=on_images,
+            )
+        except Overtaken:
+            log.info("lane %d: shard %d was committed by another lane meanwhile", self.lane, index)
+            return
+        if self.find(index) is None:
+            commit_shard(self.stage.store, self.dataset_id, index, groups, counts=counts, producer=self.producer())
+            self.report("stablerep_generate_shards_total", 1, outcome="made")
+            self.report("stablerep_generate_groups_total", len(groups))
+
+    def find(self, index: int) -> ShardRecord | None:
+        """The record of a committed shard."""
+        return find_shard(self.stage.store, self.dataset_id, index)
+
+    def num_images_wanted(self) -> int:
+        """Images in this lane's shards when every group is complete."""
+        num_captions, num_shards = self.prompt_set.num_captions, self.prompt_set.num_shards
+        in_shards = ((index + 1) * num_captions // num_shards - index * num_captions // num_shards for index in self.own)
+        return sum(in_shards) * self.settings.images_per_caption
+
+    def records(self) -> list[ShardRecord]:
+        """Of this lane's shards, those that are committed."""
+        return [record for record in map(self.find, self.own) if record is not None]
+
+    def producer(self) -> dict[str, str]:
+        """Who made a shard; kept in its record, no part of any id."""
+        versions = {name: version(name) for name in ("torch", "diffusers")}
+        return {"lane": str(self.lane), "device": str(self.sampler.device), "batch_size": str(self.settings.batch_size), **versions}
