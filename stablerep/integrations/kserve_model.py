@@ -9,22 +9,20 @@ transports turn them into codes.
 import asyncio
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from kserve import InferRequest, InferResponse, Model
 from kserve.model import InferenceVerb
 
 from stablerep.endpoint.batcher import Batcher
+from stablerep.endpoint.folder import local_folder
 from stablerep.endpoint.limits import Limits
 from stablerep.endpoint.meter import Meter
 from stablerep.endpoint.predictor import Answer, Prediction, Predictor, PreparedImage
 from stablerep.errors import BadImageError, NotReadyError, TooLargeError
 from stablerep.integrations.kserve_protocol import EmbeddingRequest, answer_v1, answer_v2, parse_v1, parse_v2
-from stablerep.store import Store
 
 Result = TypeVar("Result")
 
@@ -37,13 +35,10 @@ def load_predictor(folder_uri: str, limits: Limits) -> Predictor:
     Raises:
         StablerepError: it is not there, or damaged.
     """
-    store = Store(folder_uri)
-    if store.is_local:
-        return _warm((store.local_path("SHA256SUMS") or Path()).parent, limits)
-    with tempfile.TemporaryDirectory(prefix="stablerep-model-") as folder:
-        for key in store.list():
-            store.get(key, Path(folder) / key)
-        return _warm(Path(folder), limits)
+    with local_folder(folder_uri) as folder:
+        predictor = Predictor(folder, limits)
+    predictor.warm_up()
+    return predictor
 
 
 class EncoderModel(Model):
@@ -156,9 +151,3 @@ class _Exchange:
         self.body, self.request = body, request
         self.prepared: list[PreparedImage] = []
         self.prediction: Prediction | None = None
-
-
-def _warm(folder: Path, limits: Limits) -> Predictor:
-    predictor = Predictor(folder, limits)
-    predictor.warm_up()
-    return predictor

@@ -1,0 +1,47 @@
+"""deploy: the encoder is served by KServe on this machine, at the ports of the recipe.
+
+An endpoint that already serves the model is returned as it is, so running the stage again changes nothing. Another model of the same
+endpoint is replaced (stablerep.endpoint.local says how) and kept as what `verify` falls back to. Imports no torch: the server is another
+process.
+"""
+
+from pathlib import Path
+
+from stablerep.endpoint.limits import Limits
+from stablerep.endpoint.local import Placement, Served, serve
+from stablerep.errors import GateError
+from stablerep.records import EndpointRef, GateDecision, ModelRef
+from stablerep.stages.context import Stage, open_stage
+
+
+def run(recipe: str, overrides: str, store: str, *, model: str, decision: str) -> EndpointRef:
+    """Serve a model that the gate promoted.
+
+    Args:
+        recipe: name of a recipe.
+        overrides: `section.key=value` words.
+        store: URI of the store.
+        model: record of `export`.
+        decision: record of `gate`.
+
+    Raises:
+        GateError: the gate did not promote this model.
+        PortInUseError: another program listens on a port of the recipe.
+        LaunchError: the server did not become ready; what was served before is served again.
+    """
+    chosen, verdict = ModelRef.from_json(model), GateDecision.from_json(decision)
+    with open_stage("deploy", recipe, overrides, store) as stage:
+        if verdict.model_id != chosen.model_id:
+            raise GateError(f"expected the gate's decision about {chosen.model_id}, found one about {verdict.model_id}; run the gate again")
+        if not verdict.is_promoted:
+            raise GateError(f"{chosen.model_id} was not promoted and is not deployed: {'; '.join(verdict.reasons) or 'no reason given'}")
+        state = serve(stage.store, placement(stage), Served(chosen.model_id, chosen.uri))
+        stage.reporter.report("stablerep_run_info", 1, stage="deploy", id=chosen.model_id)
+        return EndpointRef(chosen.model_id, state.url, state.grpc_address, state.process.process_id, Path(state.log_path).as_uri())
+
+
+def placement(stage: Stage) -> Placement:
+    """Where and how the recipe wants the endpoint."""
+    config = stage.recipe.deploy
+    limits = Limits(max_image_bytes=config.max_image_bytes, max_image_pixels=config.max_image_pixels, max_batch=config.max_batch)
+    return Placement(config.name, config.port, config.grpc_port, limits, ready_timeout_seconds=config.ready_timeout_seconds)

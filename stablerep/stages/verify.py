@@ -1,0 +1,108 @@
+"""verify: ask the endpoint for golden embeddings and a refusal; promote the model, or roll the endpoint back.
+
+Golden images are real images of the probe's test part. The promotion is written only after every check passed, so the catalogue's
+champion is always a model that was served. Always runs: a server may have changed since the last time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from stablerep.errors import GateError
+from stablerep.records import EndpointRef, ModelRef, Verification
+from stablerep.stages.context import Stage, open_stage
+
+if TYPE_CHECKING:
+    from stablerep.endpoint.verification import Findings, Golden
+
+
+def run(recipe: str, overrides: str, store: str, *, model: str, endpoint: str) -> Verification:
+    """Verify an endpoint and promote its model.
+
+    Args:
+        recipe: name of a recipe.
+        overrides: `section.key=value` words.
+        store: URI of the store.
+        model: record of `export`.
+        endpoint: record of `deploy`.
+
+    Raises:
+        GateError: a check failed; the endpoint serves what it served before, or nothing.
+        CheckpointError: the exported model is damaged.
+        DataError: golden images cannot be read, or the model was never probed on this recipe's suite.
+    """
+    from stablerep.endpoint.local import mark_verified, read_state
+
+    chosen, served = ModelRef.from_json(model), EndpointRef.from_json(endpoint)
+    with open_stage("verify", recipe, overrides, store) as stage:
+        name = stage.recipe.deploy.name
+        state = read_state(stage.store, name)
+        if state is None or state.served.model_id != chosen.model_id or state.process.process_id != served.process_id:
+            found = f"{state.served.model_id} in process {state.process.process_id}" if state else "none"
+            raise GateError(f"endpoint {name!r}: expected {chosen.model_id} in process {served.process_id}, found {found}; deploy again")
+        findings = _findings(stage, chosen, served)
+        failed = [check for check, is_passed in findings.checks.items() if not is_passed]
+        if failed:
+            raise GateError(_rolled_back(stage, chosen, failed, findings))
+        _promote(stage, chosen.model_id)
+        mark_verified(stage.store, name)
+        return Verification(
+            chosen.model_id, served.url, findings.max_difference, findings.latency_p50_ms, findings.latency_p99_ms, findings.checks
+        )
+
+
+def _findings(stage: Stage, chosen: ModelRef, served: EndpointRef) -> "Findings":
+    from stablerep.endpoint.client import EndpointClient
+    from stablerep.endpoint.verification import verify_endpoint
+    from stablerep.integrations.kserve_client import grpc_embeddings
+
+    config, address = stage.recipe.deploy, urlsplit(served.url)
+    golden = _golden(stage, chosen)
+
+    def ask_grpc(files: Sequence[bytes]) -> Any:
+        return grpc_embeddings(served.grpc_address, config.name, files)
+
+    with EndpointClient(address.hostname or "127.0.0.1", address.port or config.port, config.name) as client:
+        return verify_endpoint(client, ask_grpc, golden, max_difference=config.max_difference)
+
+
+def _golden(stage: Stage, chosen: ModelRef) -> "Golden":
+    """Images spread evenly over the test part, as large as the preprocessor resizes to."""
+    import json
+
+    import numpy as np
+
+    from stablerep.endpoint.folder import local_folder
+    from stablerep.endpoint.verification import make_golden
+    from stablerep.probes.data import load_labelled
+
+    with local_folder(chosen.uri) as folder:
+        size_px = int(json.loads((folder / "preprocessor.json").read_text(encoding="utf-8"))["resize"])
+        test = load_labelled(stage.recipe.probe.dataset, size_px).test
+        places = np.linspace(0, len(test) - 1, num=min(stage.recipe.deploy.num_golden, len(test)), dtype=int)
+        return make_golden(folder, np.concatenate([test[place : place + 1] for place in places.tolist()]))
+
+
+def _rolled_back(stage: Stage, chosen: ModelRef, failed: list[str], findings: "Findings") -> str:
+    from stablerep.endpoint.local import roll_back
+    from stablerep.stages.deploy import placement
+
+    left = roll_back(stage.store, placement(stage))
+    now = f"serves {left.served.model_id} again" if left else "is stopped"
+    return (
+        f"{chosen.model_id} failed {', '.join(failed)} (largest difference {findings.max_difference:.3g}, allowed "
+        f"{stage.recipe.deploy.max_difference:.3g}); it is not promoted and endpoint {stage.recipe.deploy.name!r} {now}"
+    )
+
+
+def _promote(stage: Stage, model_id: str) -> None:
+    from stablerep.probes.data import identify
+    from stablerep.probes.protocol import ProbeProtocol
+    from stablerep.stages.catalogue_choice import open_catalogue
+
+    probe = stage.recipe.probe
+    protocol = ProbeProtocol(**{field.name: getattr(probe, field.name) for field in fields(ProbeProtocol)})
+    catalogue = open_catalogue(stage.store, stage.recipe.gate.has_catalogue)
+    catalogue.promote(model_id, protocol.suite(identify(probe.dataset)), datetime.now(UTC).isoformat(timespec="seconds"))
