@@ -116,7 +116,7 @@ def commit_shard(
         dataset_id: which data set.
         index: which shard.
         groups: its groups in the order of the prompt set.
-        counts: images by quality verdict.
+        counts: images by quality verdict; `good` are stored, `missing` were wanted and are left out, all others were made again.
         producer: who made it; kept in the record and in no digest.
 
     Raises:
@@ -159,7 +159,7 @@ def write_manifest(
         prompt_set: its captions.
         generator: its model.
         images_per_caption: M.
-        quality: what was measured over all groups.
+        quality: what was measured over all groups; shares of good and missing images are added from the shards' counts.
         on_shard: called after each checked shard, for progress.
 
     Raises:

@@ -49,5 +49,9 @@ def record_key(dataset_id: str, index: int) -> str:
 
 
 def remedy(store: Store, dataset_id: str, index: int) -> str:
-    """How a damaged shard is made anew."""
-    return f"delete {store.uri_of(record_key(dataset_id, index))} and run generate again (only this shard is made anew)"
+    """How a damaged shard is made anew; a manifest that is there already is made again, in case the new shard differs."""
+    record = store.uri_of(record_key(dataset_id, index))
+    if not store.exists(manifest_key(dataset_id)):
+        return f"delete {record} and run generate again (only this shard is made anew)"
+    manifest = store.uri_of(manifest_key(dataset_id))
+    return f"delete {record} and {manifest}, then run generate and commit again (only this shard is made anew)"

@@ -89,6 +89,7 @@ def manifest_of(
         found = f"formats {', '.join(formats)}" if formats else "no groups at all"
         raise DataError(f"data set {dataset_id}: expected groups of one image format, found {found}; check generate's counts")
     records = [shard.record for shard in checked]
+    counts = sum((Counter(record.counts) for record in records), Counter[str]())
     return Manifest(
         dataset_id=dataset_id,
         prompt_set_id=prompt_set.prompt_set_id,
@@ -99,10 +100,19 @@ def manifest_of(
         num_groups=sum(record.num_groups for record in records),
         num_images=sum(record.num_images for record in records),
         digest=digest([[record.name, record.sha256] for record in records]),
-        counts=dict(sum((Counter(record.counts) for record in records), Counter[str]())),
-        quality={name: float(value) for name, value in quality.items()},
+        counts=dict(counts),
+        quality=_ratios(counts) | {name: float(value) for name, value in quality.items()},
         shards=tuple(_manifest_shard(shard) for shard in checked),
     )
+
+
+def _ratios(counts: Counter[str]) -> dict[str, float]:
+    """What can be said of the verdicts: the share of images that were good, and of those wanted that are missing."""
+    made = sum(number for verdict, number in counts.items() if verdict != "missing")
+    if not made:
+        return {}
+    wanted = counts["good"] + counts["missing"]
+    return {"good_ratio": round(counts["good"] / made, 6), "missing_ratio": round(counts["missing"] / max(wanted, 1), 6)}
 
 
 def _manifest_shard(shard: CheckedShard) -> ManifestShard:

@@ -154,9 +154,16 @@ def test_the_manifest_says_what_there_is(store: Store, make_dataset: MakeDataset
     manifest = Manifest.from_json(content.decode())
     assert [shard.name for shard in manifest.shards] == ["00000.tar", "00001.tar", "00002.tar", "00003.tar"]
     assert manifest.counts == {"good": 60, "black": 0 + 1 + 2 + 3}
+    assert dataset.quality == {"purity": 1.0, "good_ratio": round(60 / 66, 6), "missing_ratio": 0.0}
     assert b"lane" not in content
     assert find_dataset(store, dataset.dataset_id) == dataset
     assert find_dataset(store, "groups-unknown") is None
+
+
+def test_missing_images_are_told_from_bad_ones(store: Store) -> None:
+    commit_shard(store, "groups-x", 0, random_groups(0, 5), counts={"good": 15, "black": 5, "missing": 5}, producer={})
+    manifest = write_manifest(store, "groups-x", prompt_set_of(1, 5), GENERATOR, 4, {})
+    assert manifest.quality == {"good_ratio": 0.75, "missing_ratio": 0.25}
 
 
 def test_lanes_and_their_order_leave_no_trace(tmp_path: Path, make_dataset: MakeDataset) -> None:

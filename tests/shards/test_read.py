@@ -94,9 +94,8 @@ def test_damage_is_noticed_at_open(store: Store, make_dataset: MakeDataset, how:
     dataset = make_dataset(store)
     GroupDataset(store, dataset)
     _damage(store, layout.shard_key(dataset.dataset_id, 2), how)
-    message = (
-        rf"^shard file://.*/shards/00002.tar: {DAMAGES[how]}; delete file://.*/shards/00002.json and run generate again \(only this shard"
-    )
+    remedy = r"delete file://.*/shards/00002.json and file://.*/manifest.json, then run generate and commit again"
+    message = rf"^shard file://.*/shards/00002.tar: {DAMAGES[how]}; {remedy}"
     with pytest.raises(ShardError, match=message):
         GroupDataset(store, dataset)
 
@@ -127,7 +126,7 @@ def test_damage_is_noticed_where_it_is_read(any_store: Store, make_dataset: Make
     met = {(position, i): _reads(groups, position, i, image) for position, images in packed.items() for i, image in enumerate(images)}
     hurt = {place for place in met if how == "gone" or place == (13, 1) or (how == "cut" and place > (13, 1))}
     assert {place for place, error in met.items() if error} == hurt
-    assert all("00002.tar: expected" in met[place] and "00002.json and run generate again" in met[place] for place in hurt)
+    assert all("00002.tar: expected" in met[place] and "/manifest.json, then run generate and commit again" in met[place] for place in hurt)
     assert groups.images(9, [0]) == [random_groups(1, 5)[4].images[0]]
 
 
@@ -137,7 +136,7 @@ def test_a_damaged_index_is_noticed(any_store: Store, make_dataset: MakeDataset,
     _damage(any_store, layout.index_key(dataset.dataset_id, 1), how)
     groups = GroupDataset(any_store, dataset, verify=False)
     assert groups.caption(0).text == random_groups(0, 5)[0].caption.text
-    with pytest.raises(ShardError, match=r"00001.tar: expected .*; delete .*/00001.json and run generate again"):
+    with pytest.raises(ShardError, match=r"00001.tar: expected .*; delete .*/00001.json and .*/manifest.json, then run generate"):
         groups.caption(5)
     if how != "flipped":
         with pytest.raises(ShardError, match=r"00001.tar: expected 00001.index.json of \d+ bytes, found"):
