@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-import fsspec
-
 from stablerep.store.local import temporary_beside
 
 
@@ -99,6 +97,8 @@ class RemoteObjects:
 
     def _file_system(self) -> Any:
         if self._opened is None or self._opened[0] != os.getpid():
+            import fsspec  # only where it is needed: local stores open faster without
+
             file_system, root = fsspec.core.url_to_fs(self._uri, use_listings_cache=False)
             self._opened = (os.getpid(), file_system, str(root).rstrip("/"))
         return self._opened[1]

@@ -3,46 +3,16 @@
 A limit on file sizes stands in for a full disk everywhere; where this user may mount, small tmpfs mounts are tried as well.
 """
 
-import contextlib
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_disk import CAN_MOUNT, mount, tmpfs
 
 from stablerep.errors import StoreError
 from stablerep.store import Store
-
-
-def _mount(folder: Path, *options: str) -> bool:
-    return subprocess.run(["mount", *options, str(folder)], check=False, capture_output=True).returncode == 0
-
-
-@contextlib.contextmanager
-def _tmpfs(folder: Path, size: str) -> Iterator[Path]:
-    folder.mkdir()
-    if not _mount(folder, "-t", "tmpfs", "-o", f"size={size}", "tmpfs"):
-        raise RuntimeError("cannot mount a tmpfs")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def _can_mount() -> bool:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as top:
-        try:
-            with _tmpfs(Path(top) / "probe", "64k"):
-                return True
-        except (RuntimeError, OSError):
-            return False
-
-
-CAN_MOUNT = _can_mount()
 
 
 def test_a_limit_on_file_sizes_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -73,7 +43,7 @@ def test_a_limit_on_file_sizes_leaves_nothing_behind(tmp_path: Path) -> None:
 if CAN_MOUNT:
 
     def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
-        with _tmpfs(tmp_path / "disk", "256k") as disk:
+        with tmpfs(tmp_path / "disk", "256k") as disk:
             store = Store(str(disk))
             store.write("kept", bytes(50_000))
             with pytest.raises(
@@ -88,9 +58,9 @@ if CAN_MOUNT:
             store.write("big", bytes(150_000))
 
     def test_a_read_only_disk_is_explained(tmp_path: Path) -> None:
-        with _tmpfs(tmp_path / "disk", "256k") as disk:
+        with tmpfs(tmp_path / "disk", "256k") as disk:
             Store(str(disk)).write("kept", b"1")
-            assert _mount(disk, "-o", "remount,ro")
+            assert mount(disk, "-o", "remount,ro")
             store = Store(str(disk))
             for action in (lambda: store.write("new", b"2"), lambda: store.write("a/b", b"2"), lambda: store.delete("kept")):
                 with pytest.raises(StoreError, match="read-only: pass another store or mount it writable"):
