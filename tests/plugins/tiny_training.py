@@ -22,8 +22,8 @@ TINY = replace(
     trunk=TrunkConfig("vit_tiny_patch16_224", size_px=16, patch_px=8, width=16, depth=1, num_heads=2, mlp_ratio=2.0),
     head=HeadConfig(num_layers=2, hidden_dim=16, out_dim=8),
     text=TextConfig("captions", 256, context_length=8, width=16, depth=1, num_heads=2, out_dim=8, projection="mlp"),
-    captions_per_batch=6,
-    images_per_caption=2,
+    captions_per_batch=12,
+    images_per_caption=3,
     num_steps=6,
     warmup_steps=1,
     checkpoint_every_steps=3,
@@ -38,7 +38,9 @@ def tiny_run(store: Store, **changes: Any) -> RunConfig:
     return plan_run("tiny", replace(TINY, **changes), _dataset(store))
 
 
-def train_alone(store: Store, plan: RunConfig, *, attempt: str = "a", is_stop_asked: Callable[[], bool] = lambda: False) -> CheckpointRecord:
+def train_alone(
+    store: Store, plan: RunConfig, *, attempt: str = "a", is_stop_asked: Callable[[], bool] = lambda: False
+) -> CheckpointRecord:
     """Run a plan in this process, as a worker does."""
     return train_run(plan, store, store.at(plan.prefix), ALONE, attempt, has_launcher=True, is_stop_asked=is_stop_asked)
 

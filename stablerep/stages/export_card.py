@@ -1,0 +1,100 @@
+"""The card and the lineage of an exported encoder: facts that are known when it is made, each with the id it came from.
+
+Results are not here: probes measure later and link to the model. No times and no places, so equal runs give equal bytes.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from stablerep.records import CheckpointRef, GeneratorRef, ModelRef
+from stablerep.stages.pretrain_run import RunConfig, decisive_settings
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an encoder comes from."""
+
+    plan: RunConfig
+    generator: GeneratorRef
+    checkpoint: CheckpointRef
+    captions_sha256: str
+
+
+def training_facts(origin: Origin) -> dict[str, Any]:
+    """What config.json says of the training; part of the model's id."""
+    dataset, final = origin.plan.dataset, origin.checkpoint
+    return {
+        "run_key": final.run_key,
+        "num_steps": final.step,
+        "losses": final.metrics,
+        "dataset_id": dataset.dataset_id,
+        "generator_id": dataset.generator_id,
+        "prompt_set_id": dataset.prompt_set_id,
+        "weights_sha256": final.sha256,
+    }
+
+
+def lineage_json(origin: Origin, model: ModelRef) -> str:
+    """Captions -> data set -> generator -> run -> model, ids and digests."""
+    dataset, generator, final = origin.plan.dataset, origin.generator, origin.checkpoint
+    chain = {
+        "captions": {"prompt_set_id": dataset.prompt_set_id, "manifest_sha256": origin.captions_sha256},
+        "generator": {
+            "generator_id": generator.generator_id,
+            "sha256": generator.sha256,
+            "revision": generator.revision,
+            "licence": generator.licence,
+            "pipeline_class": generator.pipeline_class,
+        },
+        "dataset": {
+            "dataset_id": dataset.dataset_id,
+            "manifest_sha256": dataset.manifest_sha256,
+            "num_groups": dataset.num_groups,
+            "num_images": dataset.num_images,
+        },
+        "run": {"run_key": final.run_key, "fingerprint": final.fingerprint, "step": final.step, "weights_sha256": final.sha256},
+        "model": {"model_id": model.model_id, "encoder_sha256": model.sha256},
+    }
+    return json.dumps(chain, indent=1, sort_keys=True) + "\n"
+
+
+def model_card(origin: Origin, model: ModelRef) -> str:
+    """The card as Markdown."""
+    pretrain, dataset, generator = origin.plan.pretrain, origin.plan.dataset, origin.generator
+    objective = "multi-positive contrastive" + (f" + {pretrain.text_weight:g} x image-text" if pretrain.text_weight else "")
+    facts = {
+        "Encoder": f"{model.architecture}, {model.size_px} px, {model.embedding_dim} features (CLS token)",
+        "Text tower": "yes: captions and images share a space" if model.has_text else "no",
+        "Objective": f"{objective}, temperature {pretrain.temperature:g} (arXiv 2306.00984)",
+        "Training images": f"{dataset.num_images:,} synthetic images of {dataset.num_groups:,} captions (`{dataset.dataset_id}`)",
+        "Captions": f"`{dataset.prompt_set_id}`",
+        "Generator": f"`{generator.generator_id}` ({generator.pipeline_class}, revision {generator.revision or 'none'})",
+        "Licence of the generator": generator.licence or "not stated",
+        "Recipe": f"`{origin.plan.recipe}`, run `{origin.plan.run_key}`",
+        "Steps": f"{origin.checkpoint.step:,} of {pretrain.captions_per_batch} captions x {pretrain.images_per_caption} images",
+        "Optimiser": f"AdamW, ZeRO stage {pretrain.zero_stage}, {pretrain.num_processes} processes, {pretrain.precision}",
+    }
+    facts |= {name.replace("_", " ").capitalize(): f"{value:.4f}" for name, value in sorted(origin.checkpoint.metrics.items())}
+    facts |= {f"Data set: {name.replace('_', ' ')}": f"{value:.4g}" for name, value in sorted(dataset.quality.items())}
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    settings = json.dumps(decisive_settings(pretrain), indent=1, sort_keys=True)
+    return f"""# {model.model_id}
+
+A vision encoder that learnt from synthetic images only: several images of each caption, made by a text-to-image model, are each other's
+positives. It saw no real image. The losses are means over the last tenth of the training.
+
+| | |
+|---|---|
+{rows}
+
+Images are prepared as `preprocessor.json` says; `SHA256SUMS` lists every file (`sha256sum -c SHA256SUMS`); `lineage.json` names what this
+model was made from. The encoder knows what its generator can draw and inherits the generator's biases and the terms of its licence.
+How good it is, is measured by probes on real images and kept with the evaluations of this model id.
+
+## Settings
+
+```json
+{settings}
+```
+"""

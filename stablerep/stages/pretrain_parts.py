@@ -1,0 +1,157 @@
+"""A run's configuration becomes the parts of the training loop: data set, tokenizer, model, engine, loader, checkpoints, journal.
+
+Imported by the training processes only (torch, timm, DeepSpeed). Rank 0 learns the vocabulary and writes it, with the shapes of the model,
+into the run's prefix, where `export` finds both.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+
+from stablerep.batches import GroupLoader
+from stablerep.batches.tokenize import CaptionTokenizer, build_tokenizer
+from stablerep.config.schema import PretrainConfig
+from stablerep.distributed import SyncBatchNorm1d
+from stablerep.identity import canonical_json
+from stablerep.models import HeadSpec, ModelSpec, TextSpec, TrunkSpec, build_two_tower, normalisation
+from stablerep.shards.read import GroupDataset
+from stablerep.stages.pretrain_run import MODEL_KEY, RunConfig
+from stablerep.store import Store
+from stablerep.telemetry import Sink
+from stablerep.training.checkpoint import Checkpoints
+from stablerep.training.engine import Engine, OptimizerSettings, TorchEngine
+from stablerep.training.journal import Journal
+from stablerep.training.loop import Job, Plan, train
+from stablerep.training.objective import Objective
+from stablerep.training.processes import Processes
+from stablerep.training.schedule import learning_rate, peak_learning_rate
+from stablerep.training.state import TOKENIZER_KEY, CheckpointRecord
+
+
+def train_run(
+    plan: RunConfig,
+    store: Store,
+    runs: Store,
+    processes: Processes,
+    attempt: str,
+    *,
+    has_launcher: bool,
+    is_stop_asked: Callable[[], bool],
+) -> CheckpointRecord:
+    """Train a run to its end in this process and its peers; collective.
+
+    Args:
+        plan: the run.
+        store: where the data set is.
+        runs: the run's prefix.
+        processes: the job.
+        attempt: name of this attempt.
+        has_launcher: a launcher on this machine shows progress and serves metrics.
+        is_stop_asked: whether to save and end.
+    """
+    pretrain = plan.pretrain
+    dataset = GroupDataset(store, plan.dataset)
+    tokenizer = _tokenizer(pretrain, dataset, runs, processes)
+    spec = model_spec(pretrain, tokenizer)
+    if processes.rank == 0:
+        runs.write(MODEL_KEY, canonical_json(asdict(spec)))
+    size_px = pretrain.trunk.size_px
+    mean, std = normalisation(size_px)
+    loader = GroupLoader(
+        dataset,
+        tokenizer,
+        captions_per_batch=pretrain.captions_per_batch,
+        images_per_caption=pretrain.images_per_caption,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        seed=pretrain.seed,
+        augment=pretrain.augment,
+        size_px=size_px,
+        mean=mean,
+        std=std,
+        num_workers=pretrain.num_workers,
+        device=processes.device,
+    )
+    engine = build_engine(pretrain, spec, processes)
+    peak = peak_learning_rate(pretrain.lr, pretrain.base_lr, pretrain.captions_per_batch * pretrain.images_per_caption)
+    job = Job(
+        runs=runs,
+        processes=processes,
+        checkpoints=Checkpoints(runs, plan.run_key, plan.fingerprint),
+        engine=engine,
+        loader=loader,
+        learning_rate=lambda step: learning_rate(step, peak=peak, num_steps=pretrain.num_steps, warmup_steps=pretrain.warmup_steps),
+        plan=Plan(pretrain.num_steps, pretrain.checkpoint_every_steps, pretrain.num_checkpoints_kept, pretrain.seed, attempt),
+        is_stop_asked=is_stop_asked,
+    )
+    is_first = processes.rank == 0
+    sinks = _sinks() if is_first and not has_launcher else ()
+
+    def make_journal(after_step: int) -> Journal:
+        return Journal(
+            runs,
+            is_first=is_first,
+            attempt=attempt,
+            after_step=after_step,
+            num_steps=pretrain.num_steps,
+            sinks=sinks,
+            log_every_seconds=0 if has_launcher else 60,
+        )
+
+    return train(job, make_journal)
+
+
+def model_spec(pretrain: PretrainConfig, tokenizer: CaptionTokenizer | None) -> ModelSpec:
+    """Shapes of the model; without a tokenizer there is no text tower."""
+    text = pretrain.text
+    text_spec = tokenizer and TextSpec(
+        vocabulary_size=tokenizer.vocabulary_size,
+        eot_id=tokenizer.eot_id,
+        context_length=text.context_length,
+        width=text.width,
+        depth=text.depth,
+        num_heads=text.num_heads,
+        out_dim=text.out_dim,
+        projection=text.projection,
+    )
+    return ModelSpec(TrunkSpec(**asdict(pretrain.trunk)), HeadSpec(**asdict(pretrain.head)), text_spec)
+
+
+def build_engine(pretrain: PretrainConfig, spec: ModelSpec, processes: Processes) -> Engine:
+    """DeepSpeed for several processes; for one there is nothing to shard."""
+    towers = build_two_tower(spec, batch_norm=SyncBatchNorm1d, seed=pretrain.seed)
+    objective = Objective(towers, image_weight=pretrain.image_weight, text_weight=pretrain.text_weight, temperature=pretrain.temperature)
+    settings = OptimizerSettings(pretrain.weight_decay, pretrain.beta1, pretrain.beta2, pretrain.clip_norm, pretrain.precision)
+    if processes.world_size == 1:
+        return TorchEngine(objective, settings, processes.device)
+    from stablerep.training.deepspeed_engine import DeepspeedEngine
+
+    captions_per_process = pretrain.captions_per_batch // processes.world_size
+    return DeepspeedEngine(objective, settings, processes, zero_stage=pretrain.zero_stage, captions_per_process=captions_per_process)
+
+
+def _tokenizer(pretrain: PretrainConfig, dataset: GroupDataset, runs: Store, processes: Processes) -> CaptionTokenizer | None:
+    if not pretrain.text_weight:
+        return None
+    text = ""
+    if processes.rank == 0:
+        captions = [dataset.caption(position).text for position in range(dataset.num_groups)]
+        built = build_tokenizer(
+            captions,
+            vocabulary=pretrain.text.vocabulary,
+            vocabulary_size=pretrain.text.vocabulary_size,
+            context_length=pretrain.text.context_length,
+        )
+        text = built.to_json()
+        runs.write(TOKENIZER_KEY, text)
+    return CaptionTokenizer.from_json(processes.share(text))
+
+
+def _sinks() -> tuple[Sink, ...]:
+    port = os.environ.get("STABLEREP_METRICS_PORT", "")
+    if not port.isdigit():
+        return ()
+    from stablerep.integrations.prometheus_sink import serve_metrics
+
+    sink, _ = serve_metrics(int(port), os.environ.get("STABLEREP_METRICS_HOST", "127.0.0.1"))
+    return (sink,)

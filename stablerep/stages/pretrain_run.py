@@ -1,0 +1,110 @@
+"""What the stage `pretrain` and the processes it starts agree on: the run's identity, its configuration in the store, its job.
+
+Light: no torch. What decides the result is in the run's key, so another batch size is another run, and another time limit is not.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from stablerep.config.schema import PretrainConfig
+from stablerep.errors import DataError
+from stablerep.launch import TrainingJob
+from stablerep.records import CheckpointRef, DatasetRef, Record
+from stablerep.store import Store
+from stablerep.training.checkpoint import Checkpoints, step_prefix
+from stablerep.training.state import WEIGHTS_NAME, CheckpointRecord, run_identity
+
+CONFIG_KEY = "config.json"
+COMPLETE_KEY = "complete.json"
+MODEL_KEY = "model.json"
+CURVES_KEY = "curves.html"
+ATTEMPT_VARIABLE = "STABLEREP_ATTEMPT"
+LEASH_VARIABLE = "STABLEREP_LEASH"
+
+# Where and how long it runs, what is kept: these do not change a digit of the result.
+_UNDECISIVE = ("num_nodes", "num_workers", "checkpoint_every_steps", "num_checkpoints_kept", "launch_timeout_seconds")
+
+
+@dataclass(frozen=True)
+class RunConfig(Record):
+    """config.json in the run's prefix."""
+
+    run_key: str
+    fingerprint: str
+    recipe: str
+    dataset: DatasetRef
+    pretrain: PretrainConfig
+
+    @property
+    def prefix(self) -> str:
+        """Key of the run's folder in the store."""
+        return f"runs/{self.run_key}"
+
+
+def decisive_settings(pretrain: PretrainConfig) -> dict[str, Any]:
+    """The settings that decide the result."""
+    return {name: value for name, value in dataclasses.asdict(pretrain).items() if name not in _UNDECISIVE}
+
+
+def plan_run(recipe: str, pretrain: PretrainConfig, dataset: DatasetRef) -> RunConfig:
+    """The run that these settings and this data set decide."""
+    run_key, fingerprint = run_identity(decisive_settings(pretrain), dataset.dataset_id, dataset.manifest_sha256)
+    return RunConfig(run_key, fingerprint, recipe, dataset, pretrain)
+
+
+def training_job(run: RunConfig, store_uri: str) -> TrainingJob:
+    """The job of a run as plain data, the same for every attempt."""
+    pretrain = run.pretrain
+    per_node = pretrain.num_processes // pretrain.num_nodes
+    return TrainingJob(
+        name=f"pretrain-{run.run_key}",
+        module="stablerep.stages.pretrain_worker",
+        arguments=(store_uri, run.run_key),
+        num_processes=pretrain.num_processes,
+        num_nodes=pretrain.num_nodes,
+        cpus_per_node=per_node * (1 + pretrain.num_workers),
+        memory_mib_per_node=per_node * 4096,
+        environment={"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        timeout_seconds=pretrain.launch_timeout_seconds,
+    )
+
+
+def find_complete(run: RunConfig, runs: Store) -> CheckpointRef | None:
+    """The finished run, or None; its weights must still be there, whole."""
+    if not runs.exists(COMPLETE_KEY):
+        return None
+    try:
+        done = CheckpointRef.from_json(runs.read_text(COMPLETE_KEY))
+        record = Checkpoints(runs, run.run_key, run.fingerprint).read(done.step)
+    except DataError:
+        return None
+    weights = record.file(WEIGHTS_NAME)
+    sizes = runs.sizes(step_prefix(done.step))
+    is_whole = weights is not None and sizes.get(f"{step_prefix(done.step)}/{weights.name}") == weights.size_bytes
+    return done if is_whole and weights and weights.sha256 == done.sha256 else None
+
+
+def find_final(run: RunConfig, runs: Store) -> CheckpointRecord | None:
+    """The commit record of the last step with its weights, or None."""
+    checkpoints = Checkpoints(runs, run.run_key, run.fingerprint)
+    if run.pretrain.num_steps not in checkpoints.committed_steps():
+        return None
+    record = checkpoints.read(run.pretrain.num_steps)
+    return record if record.file(WEIGHTS_NAME) else None
+
+
+def checkpoint_ref(record: CheckpointRecord, runs: Store) -> CheckpointRef:
+    """What `pretrain` hands on. Equal runs give equal records: no times, no attempts."""
+    weights = record.file(WEIGHTS_NAME)
+    if weights is None:
+        raise DataError(f"{runs.uri_of(step_prefix(record.step))}: expected {WEIGHTS_NAME}, found none; remove the folder and run pretrain")
+    return CheckpointRef(
+        run_key=record.run_key,
+        uri=runs.uri_of(step_prefix(record.step)),
+        step=record.step,
+        num_steps=record.num_steps,
+        fingerprint=record.fingerprint,
+        sha256=weights.sha256,
+        metrics=record.metrics,
+    )

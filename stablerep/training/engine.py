@@ -1,0 +1,134 @@
+"""What updates the weights: a small protocol, and the engine of one process without DeepSpeed.
+
+An engine owns the objective and its optimiser (AdamW). It takes a batch and a learning rate, and returns this rank's losses and the
+norm of the gradient of all ranks before clipping. A step whose gradient is not finite changes nothing. Weights and optimiser state are
+float32; with precision bf16 the forward pass runs under autocast, so nothing is lost in the running statistics or the small updates.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from stablerep.batches import Batch
+from stablerep.models import weight_decay_groups
+from stablerep.training.objective import Objective
+
+_STATE_NAME = "state.pt"
+TOWERS_PREFIX = "towers."
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Losses of this rank, and the gradient norm over all."""
+
+    total: float
+    image: float
+    text: float
+    gradient_norm: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the step can be used."""
+        return math.isfinite(self.total) and math.isfinite(self.gradient_norm)
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW and what goes with it; `clip_norm` 0 is off."""
+
+    weight_decay: float
+    beta1: float
+    beta2: float
+    clip_norm: float
+    precision: Literal["fp32", "bf16"]
+
+
+class Engine(Protocol):
+    """Updates the weights; all methods are collective."""
+
+    kind: str
+
+    def step(self, batch: Batch, lr: float) -> StepResult:
+        """One update with learning rate `lr`."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's files into an existing folder."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Continue exactly from what `save` wrote."""
+        ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """Full float32 weights and buffers of the two towers, on the CPU, on rank 0; empty elsewhere."""
+        ...
+
+
+class TorchEngine:
+    """One process, plain torch."""
+
+    kind = "torch"
+
+    def __init__(self, objective: Objective, settings: OptimizerSettings, device: torch.device) -> None:
+        self._objective = objective.to(device).train()
+        self._optimizer = build_optimizer(self._objective, settings)
+        self._settings, self._device = settings, device
+
+    def step(self, batch: Batch, lr: float) -> StepResult:
+        """One update."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
+            total, image, text = self._objective(batch.views_MNCHW, batch.tokens_NT, batch.labels_N)
+        self._optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = float(nn.utils.clip_grad_norm_(self._objective.parameters(), self._settings.clip_norm or math.inf))
+        if math.isfinite(norm):
+            set_learning_rate(self._optimizer, lr)
+            self._optimizer.step()
+        return StepResult(float(total.detach()), float(image.detach()), float(text.detach()), norm)
+
+    def save(self, folder: Path) -> None:
+        """Write model and optimiser."""
+        torch.save({"objective": self._objective.state_dict(), "optimizer": self._optimizer.state_dict()}, folder / _STATE_NAME)
+
+    def load(self, folder: Path) -> None:
+        """Read model and optimiser."""
+        state: dict[str, Any] = torch.load(folder / _STATE_NAME, map_location=self._device, weights_only=True)
+        self._objective.load_state_dict(state["objective"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def weights(self) -> dict[str, Tensor]:
+        """The towers' state."""
+        return towers_state(self._objective.state_dict())
+
+
+def build_optimizer(objective: Objective, settings: OptimizerSettings) -> torch.optim.AdamW:
+    """AdamW over matrices with decay, and vectors and scalars without; its learning rate is set at every step."""
+    parameters = dict(objective.named_parameters())
+    decayed, plain = weight_decay_groups(objective)
+    groups = [
+        {"params": [parameters[name] for name in names], "weight_decay": weight_decay}
+        for names, weight_decay in ((decayed, settings.weight_decay), (plain, 0.0))
+        if names
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta1, settings.beta2))
+
+
+def set_learning_rate(optimizer: Any, lr: float) -> None:
+    """Set the rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def towers_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of the two towers, without their prefix, on the CPU, contiguous."""
+    return {
+        name.removeprefix(TOWERS_PREFIX): value.detach().to("cpu", copy=True).contiguous()
+        for name, value in state.items()
+        if name.startswith(TOWERS_PREFIX)
+    }

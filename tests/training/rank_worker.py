@@ -1,0 +1,110 @@
+"""What each of two ranks runs for test_deepspeed.py: `python rank_worker.py FOLDER`, with torchrun's variables set.
+
+One start of the processes serves all tests: every ZeRO stage trains once undisturbed, once stopped and continued by a new engine; one run
+diverges on one rank only. Rank 0 writes results.json.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "plugins"))
+
+from tiny_training import StopAfter, tiny_run
+
+from stablerep.distributed import barrier, stop
+from stablerep.errors import CheckpointError, DivergenceError, Preempted
+from stablerep.stages.pretrain_parts import train_run
+from stablerep.stages.pretrain_run import RunConfig
+from stablerep.store import Store
+from stablerep.training.deepspeed_engine import DeepspeedEngine
+from stablerep.training.history import read_history, series
+from stablerep.training.processes import Processes, join_processes
+from stablerep.training.state import METRICS_KEY, WEIGHTS_NAME, CheckpointRecord
+
+
+def _facts(store: Store, plan: RunConfig, record: CheckpointRecord) -> dict[str, Any]:
+    file = record.file(WEIGHTS_NAME)
+    points = read_history(store.at(plan.prefix), METRICS_KEY)
+    return {
+        "losses": [value for _, value in series(points, "stablerep_training_loss", term="total")],
+        "norms": [value for _, value in series(points, "stablerep_training_gradient_norm")],
+        "weights": file.sha256 if file else "",
+        "files": sorted(file.name.rpartition("/")[2] for file in record.files),
+        "engine": record.engine,
+    }
+
+
+def _zero_stage(folder: Path, processes: Processes, stage: int) -> dict[str, Any]:
+    plans: list[dict[str, Any]] = []
+    for name in ("whole", "stopped"):
+        store = Store(str(folder / f"{name}-{stage}"))
+        plan = tiny_run(store, num_processes=2, zero_stage=stage) if processes.rank == 0 else None
+        plan = processes.share(plan)
+        run = (plan, store, store.at(plan.prefix), processes)
+        if name == "stopped":
+            try:
+                # Only rank 1 hears the signal: all must stop.
+                train_run(*run, "a", has_launcher=True, is_stop_asked=StopAfter(2) if processes.rank == 1 else lambda: False)
+            except Preempted:
+                barrier()
+        record = train_run(*run, "b", has_launcher=True, is_stop_asked=lambda: False)
+        barrier()
+        plans.append(_facts(store, plan, record))
+    return {"whole": plans[0], "stopped": plans[1]}
+
+
+def _divergence(folder: Path, processes: Processes) -> dict[str, Any]:
+    """A gradient is spoilt on rank 1 at step 2."""
+    store = Store(str(folder / "diverged"))
+    plan = processes.share(tiny_run(store, num_processes=2, zero_stage=1) if processes.rank == 0 else None)
+    step = DeepspeedEngine.step
+
+    def spoilt(self: DeepspeedEngine, batch: Any, lr: float) -> Any:
+        if batch.step == 2 and processes.rank == 1:
+            batch.views_MNCHW[0, 0] = float("inf")
+        return step(self, batch, lr)
+
+    DeepspeedEngine.step = spoilt
+    message = ""
+    try:
+        train_run(plan, store, store.at(plan.prefix), processes, "a", has_launcher=True, is_stop_asked=lambda: False)
+    except DivergenceError as error:
+        message = str(error)
+    DeepspeedEngine.step = step
+    return {"messages": processes.collect(message), "details": json.loads(store.at(plan.prefix).read_text("diverged.json"))}
+
+
+def _other_world(folder: Path, processes: Processes) -> str:
+    """A checkpoint of two processes read by a run that says it has one rank only in its record."""
+    store = Store(str(folder / "whole-1"))
+    plan = processes.share(tiny_run(store, num_processes=2, zero_stage=1) if processes.rank == 0 else None)
+    key = f"{plan.prefix}/checkpoints/step-6/COMMITTED.json"
+    barrier()
+    if processes.rank == 0:
+        store.write(key, store.read_text(key).replace('"world_size":2', '"world_size":4'))
+    barrier()
+    try:
+        train_run(plan, store, store.at(plan.prefix), processes, "c", has_launcher=True, is_stop_asked=lambda: False)
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    processes = join_processes(2)
+    results: dict[str, Any] = {f"zero_{stage}": _zero_stage(folder, processes, stage) for stage in range(4)}
+    results["other_world"] = _other_world(folder, processes)
+    results["divergence"] = _divergence(folder, processes)
+    if processes.rank == 0:
+        (folder / "results.json").write_text(json.dumps(results))
+    barrier()
+    stop()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""DeepSpeed with two processes on gloo: the ZeRO stages agree, stopped equals never stopped, one bad rank stops all."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_training import tiny_run, train_alone
+
+from stablerep.store import Store
+from stablerep.training.deepspeed_engine import deepspeed_config
+from stablerep.training.engine import OptimizerSettings
+from stablerep.training.history import read_history, series
+from stablerep.training.state import METRICS_KEY
+
+PROJECT = Path(__file__).resolve().parents[2]
+TIMEOUT_SECONDS = 300
+
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [_start(folder, rank, port) for rank in range(2)]
+    try:
+        for rank, process in enumerate(processes):
+            assert process.wait(TIMEOUT_SECONDS) == 0, (folder / f"{rank}.log").read_text()[-4000:]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    return json.loads((folder / "results.json").read_text())
+
+
+def _start(folder: Path, rank: int, port: int) -> "subprocess.Popen[bytes]":
+    torchrun = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = os.environ | {name: str(value) for name, value in torchrun.items()} | {"PYTHONPATH": str(PROJECT)}
+    with (folder / f"{rank}.log").open("wb") as log:
+        command = [sys.executable, str(PROJECT / "tests" / "training" / "rank_worker.py"), str(folder)]
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+# Stages 1 and 2 share every sum. Stage 0 adds up the gradient norm tensor by tensor instead of in one flat partition, stage 3 sums
+# gradients in another order: the last digit of the clipping factor differs, and training amplifies it.
+@pytest.mark.parametrize(("stage", "tolerance"), [(0, 1e-5), (2, 0.0), (3, 1e-4)])
+def test_zero_stages_give_the_same_loss_curve(results: dict[str, Any], stage: int, tolerance: float) -> None:
+    first, other = results["zero_1"]["whole"], results[f"zero_{stage}"]["whole"]
+    assert len(first["losses"]) == 6
+    assert other["losses"] == pytest.approx(first["losses"], rel=tolerance, abs=0)
+    assert other["norms"] == pytest.approx(first["norms"], rel=1e-3)
+    assert other["engine"] == f"deepspeed-zero-{stage}"
+
+
+def test_two_processes_are_one_with_the_same_batch(results: dict[str, Any], store: Store) -> None:
+    plan = tiny_run(store)
+    train_alone(store, plan)
+    history = read_history(store.at(plan.prefix), METRICS_KEY)
+    assert results["zero_1"]["whole"]["losses"] == pytest.approx(
+        [value for _, value in series(history, "stablerep_training_loss", term="total")], rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_stopped_and_continued_is_never_stopped_bit_for_bit(results: dict[str, Any], stage: int) -> None:
+    whole, stopped = results[f"zero_{stage}"]["whole"], results[f"zero_{stage}"]["stopped"]
+    assert stopped["losses"] == whole["losses"]
+    assert stopped["norms"] == whole["norms"]
+    assert stopped["weights"] == whole["weights"] != ""
+
+
+def test_every_rank_writes_its_part(results: dict[str, Any]) -> None:
+    files = results["zero_3"]["whole"]["files"]
+    assert "weights.safetensors" in files
+    assert sum("zero_pp_rank_0" in name for name in files) == sum("zero_pp_rank_1" in name for name in files) == 2
+    assert not [name for name in files if name.endswith(".py")]
+
+
+def test_one_bad_rank_stops_all_with_the_whole_batch(results: dict[str, Any]) -> None:
+    first, second = results["divergence"]["messages"]
+    assert first.startswith("step 2: expected finite losses and gradients, found loss ")
+    assert second.startswith("step 2: ")
+    assert len(set(results["divergence"]["details"]["caption_ids"])) == 12
+
+
+def test_another_number_of_processes_is_refused(results: dict[str, Any]) -> None:
+    assert "checkpoint of 2 processes, found one of 4; continue with pretrain.num_processes=4" in results["other_world"]
+
+
+def test_config_is_rendered_whole() -> None:
+    settings = OptimizerSettings(weight_decay=0.05, beta1=0.9, beta2=0.98, clip_norm=1.0, precision="bf16")
+    golden = json.loads((PROJECT / "tests" / "golden" / "deepspeed.json").read_text())
+    assert deepspeed_config(settings, zero_stage=2, captions_per_process=32) == golden
