@@ -2,7 +2,17 @@
 
 from stablerep.distributed.gather import all_gather, gather_int, gather_sizes, own_rows
 from stablerep.distributed.norm import SyncBatchNorm1d
-from stablerep.distributed.world import World, barrier, current_world, is_true_anywhere, mean_over_ranks, start, stop, sum_over_ranks
+from stablerep.distributed.world import (
+    World,
+    barrier,
+    current_world,
+    is_started,
+    is_true_anywhere,
+    mean_over_ranks,
+    start,
+    stop,
+    sum_over_ranks,
+)
 
 __all__ = [
     "SyncBatchNorm1d",
@@ -12,6 +22,7 @@ __all__ = [
     "current_world",
     "gather_int",
     "gather_sizes",
+    "is_started",
     "is_true_anywhere",
     "mean_over_ranks",
     "own_rows",

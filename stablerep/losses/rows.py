@@ -45,13 +45,13 @@ def label_sums(candidate_GD: Tensor, anchor_labels_B: Tensor, candidate_labels_G
     Labels are matched by content, whatever their order and position. Works by sorting and scattering: no B x G matrix of matches.
 
     Returns:
-        sum_BD (zero rows where nothing matches) and num_B (int64).
+        sum_BD and num_B (int64); where num_B is 0, the sum is some other label's and must get weight 0.
     """
     label_K, group_G, num_K = torch.unique(candidate_labels_G, return_inverse=True, return_counts=True)
     sum_KD = candidate_GD.new_zeros(label_K.shape[0], candidate_GD.shape[1]).index_add(0, group_G, candidate_GD)
     group_B = torch.searchsorted(label_K, anchor_labels_B).clamp(max=label_K.shape[0] - 1)
     is_known_B = label_K[group_B] == anchor_labels_B
-    return sum_KD[group_B] * is_known_B[:, None], num_K[group_B] * is_known_B
+    return sum_KD[group_B], num_K[group_B] * is_known_B
 
 
 def weighted_log_sum_exp(

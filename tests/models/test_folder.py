@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from stablerep.errors import CheckpointError, ConfigError, DataError, DivergenceError
+from stablerep.losses import LOG_SCALE_MAX
 from stablerep.models import (
     HeadSpec,
     ModelSpec,
@@ -255,6 +256,14 @@ def test_a_scale_out_of_range_is_refused(folder):
     reseal(folder)
     with pytest.raises(CheckpointError, match=r"expected one logit_scale from 0 to ln 100, found \[nan\]"):
         load_encoder(folder)
+
+
+def test_a_scale_that_grew_too_large_is_exported_as_it_is_used(tmp_path):
+    built = model()
+    with torch.no_grad():
+        built.logit_scale.fill_(6.0)
+    save(tmp_path, built)
+    assert load_encoder(tmp_path).logit_scale == pytest.approx(LOG_SCALE_MAX)
 
 
 def test_a_model_that_diverged_is_not_exported(tmp_path):
