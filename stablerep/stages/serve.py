@@ -7,6 +7,7 @@ this process then becomes the server.
 from typing import NoReturn
 
 from stablerep.endpoint.local import Served, serve_foreground
+from stablerep.endpoint.local import stop as stop_endpoint
 from stablerep.errors import DataError
 from stablerep.stages.context import open_stage
 from stablerep.stages.deploy import placement
@@ -29,6 +30,12 @@ def run(recipe: str, overrides: str, store: str) -> NoReturn:
         wanted, where = promoted(stage.store), placement(stage)
         stage.reporter.report("stablerep_run_info", 1, stage="serve", id=wanted.model_id)
     serve_foreground(Store(store), where, wanted)
+
+
+def stop(recipe: str, overrides: str, store: str) -> bool:
+    """Stop the endpoint that `deploy` left in the background; whether there was one on this machine."""
+    with open_stage("serve", recipe, overrides, store) as stage:
+        return stop_endpoint(stage.store, stage.recipe.deploy.name)
 
 
 def promoted(store: Store) -> Served:

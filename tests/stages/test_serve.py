@@ -64,6 +64,17 @@ def test_the_endpoint_in_the_background_makes_room(
     assert not is_running(state.process)
 
 
+def test_stop_ends_the_endpoint_in_the_background(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "endpoint"))
+    monkeypatch.setattr(local, "SERVER_MODULE", "fake_server")
+    (tmp_path / "model_id").write_text("model-a")
+    where = Placement("stablerep", 0, 0, Limits(), ready_timeout_seconds=20.0)
+    state = local.serve(store, where, Served("model-a", tmp_path.as_uri()))
+    assert serve.stop("quickstart", "", store.uri)
+    assert not is_running(state.process)
+    assert not serve.stop("quickstart", "", store.uri)
+
+
 def test_a_port_of_another_program_is_left_alone(store: Store, become: list[list[str]]) -> None:
     _promote(store, "model-a", "suite-1", "2026-11-23T06:00:00+00:00")
     with socket.create_server(("127.0.0.1", 0)) as other:
