@@ -72,7 +72,7 @@ def fit_generator(
         num_vae_steps: updates of the autoencoder.
         num_steps: updates of denoiser and text encoder.
         seed: of weights, order and noise.
-        output_dir: the folder to write; it must not exist, or be the finished result of the same fit.
+        output_dir: the folder to write: absent, empty, or the finished result of the same fit.
         settings: widths, learning rates and so on.
         notes: JSON values to keep in `fit.json`; the model card uses `data_name`, `licence`, `source` and `command`.
         checkpoint_every: steps between checkpoints; the result does not depend on it.
@@ -97,7 +97,7 @@ def fit_generator(
         "settings": asdict(settings),
     }
     fingerprint = digest(what)[:16]
-    if output_dir.exists():
+    if output_dir.exists() and any(output_dir.iterdir()):
         return _finished(output_dir, fingerprint)
     partial_dir = output_dir.with_name(output_dir.name + ".partial")
     fit = Fit(images_NHW, captions, num_vae_steps, num_steps, seed, settings, partial_dir, fingerprint, checkpoint_every, on_step)
@@ -150,7 +150,7 @@ def _finished(output_dir: Path, fingerprint: str) -> FitReport:
         record = json.loads((output_dir / FIT_FILE).read_text(encoding="utf-8"))
     if record.get("fingerprint") != fingerprint:
         raise ConfigError(
-            f"expected {output_dir} to be absent or the result of fit {fingerprint}, found fit {record.get('fingerprint')}; "
+            f"expected {output_dir} to be empty or the result of fit {fingerprint}, found fit {record.get('fingerprint')}; "
             "choose another output directory or remove this one"
         )
     curves = {name: tuple(loss for _, loss in curve) for name, curve in record["loss_curves"].items()}
