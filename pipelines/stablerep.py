@@ -45,12 +45,11 @@ def stablerep(store: str, recipe: str = "quickstart", overrides: str = ""):
     run = {"recipe": recipe, "overrides": overrides, "store": store}
     with dsl.ExitHandler(_fresh(finish(**run)), name="run"):
         checks = _fresh(preflight(**run))
-        prepared = prepare(**run).after(checks)
         model = generator(**run).after(checks)
-        source = {"prompt_set": prepared.outputs["prompt_set"], "generator": model.output}
-        with dsl.ParallelFor(prepared.outputs["lanes"], name="lanes", parallelism=MAX_PARALLEL_LANES) as lane:
-            made = generate(**run, **source, lane=lane).set_retry(3)
-        dataset = commit(**run, **source, lanes=dsl.Collected(made.output)).outputs["Output"]
+        prepared = prepare(**run, generator=model.output)
+        with dsl.ParallelFor(prepared.output, name="lanes", parallelism=MAX_PARALLEL_LANES) as work:
+            made = generate(**run, work=work).set_retry(3)
+        dataset = commit(**run, work=prepared.output, lanes=dsl.Collected(made.output)).outputs["Output"]
         checkpoint = _fresh(pretrain(**run, dataset=dataset).set_retry(3)).outputs["Output"]
         encoder = export(**run, dataset=dataset, generator=model.output, checkpoint=checkpoint).outputs["Output"]
         evaluation = probe(**run, model=encoder).outputs["Output"]

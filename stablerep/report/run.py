@@ -91,7 +91,7 @@ def _tiles(run: Run) -> list[tuple[str, str]]:
     if dataset:
         tiles += [("captions", f"{dataset['num_groups']:,}"), ("synthetic images", f"{dataset['num_images']:,}")]
     if evaluation:
-        tiles.append(("linear probe, all labels", f"{100 * evaluation['headline']:.1f} %"))
+        tiles.append(("linear probe on real images", f"{100 * evaluation['headline']:.1f} %"))
     if verification:
         tiles.append(("endpoint, median", f"{verification['latency_p50_ms']:.1f} ms"))
     seconds = sum(entry.ended_at - entry.started_at for entry in run.entries)

@@ -14,6 +14,12 @@ from stablerep.stages.context import open_stage
 from stablerep.stages.ledger import Ledger
 from stablerep.store import Store
 
+_PAGES = {
+    "commit": "groups/{dataset_id}/contact_sheet.html",
+    "pretrain": "runs/{run_key}/curves.html",
+    "probe": "evals/{model_id}/{suite}/report.html",
+}
+
 
 @dataclass(frozen=True)
 class RunReport(Record):
@@ -61,15 +67,8 @@ def run(
 def _pages(store: Store, ledger: Ledger) -> dict[str, str]:
     pages: dict[str, str] = {}
     for entry in ledger.entries():
-        key = _page_key(entry.name, entry.output, store.uri)
-        if key and store.exists(key):
-            pages[entry.name] = store.read_text(key)
+        if entry.name in _PAGES:
+            key = _PAGES[entry.name].format(**json.loads(entry.output))
+            if store.exists(key):
+                pages[entry.name] = store.read_text(key)
     return pages
-
-
-def _page_key(name: str, output: str, root: str) -> str:
-    files = {"commit": "contact_sheet.html", "pretrain": "curves.html", "probe": "report.html"}
-    if name not in files:
-        return ""
-    uri = str(json.loads(output).get("uri", ""))
-    return f"{uri.removeprefix(root).lstrip('/')}/{files[name]}" if uri.startswith(root) else ""

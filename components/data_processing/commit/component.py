@@ -4,21 +4,20 @@ from kfp import dsl
 
 
 @dsl.component(base_image="stablerep/runtime:0.1.0", install_kfp_package=False)
-def commit(
-    recipe: str, overrides: str, store: str, prompt_set: str, generator: str, lanes: list[str], contact_sheet: dsl.Output[dsl.HTML]
-) -> str:
+def commit(recipe: str, overrides: str, store: str, work: list[str], lanes: list[str], contact_sheet: dsl.Output[dsl.HTML]) -> str:
     """Verify every shard, write the manifest and a contact sheet, register the groups.
 
     Args:
         recipe: Name of a recipe.
         overrides: `section.key=value` words.
         store: URI of the store.
-        prompt_set: Record of `prepare`.
-        generator: Record of `generator`.
+        work: What `prepare` returned.
         lanes: Records of all lanes.
         contact_sheet: Groups of images to look at.
     """
+    import json
+
     from stablerep.stages.dispatch import run_stage
 
-    records = {"prompt_set": prompt_set, "generator": generator, "lanes": lanes}
+    records = {name: json.loads(work[0])[name] for name in ("prompt_set", "generator")} | {"lanes": lanes}
     return run_stage("commit", recipe, overrides, store, **records, contact_sheet_path=contact_sheet.path)
