@@ -58,6 +58,10 @@ def _run(options: argparse.Namespace) -> int:
         from stablerep.stages.serve import run
 
         run(options.recipe, overrides, options.store)
+    elif options.command == "stop":
+        from stablerep.stages.serve import stop
+
+        print("stopped" if stop(options.recipe, overrides, options.store) else "no endpoint of this store runs on this machine")
     else:
         from stablerep.stages.dispatch import run_stage
 
@@ -80,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "generate":
             command.add_argument("--lane", type=int, default=0, help="which lane, from 0 (default: 0)")
     _add_store(_add(commands, "serve", "serve the promoted encoder in the foreground"))
+    _add_store(_add(commands, "stop", "stop the endpoint that a run left in the background"))
     _add(commands, "show", "print a recipe with its overrides as JSON")
     commands.add_parser("recipes", help="list the recipes")
     return parser
