@@ -201,6 +201,15 @@ def test_tokenizer_keeps_words_whole_and_the_end_token_last(tmp_path: Path) -> N
         build_tokenizer(captions, tmp_path / "short", max_tokens=6)
 
 
+def test_tokens_are_numbered_by_frequency_then_alphabet(tmp_path: Path) -> None:
+    build_tokenizer(["gh ef cd ab kl ij", "ij op", "mn"], tmp_path)
+    merges = (tmp_path / "merges.txt").read_text(encoding="utf-8").split("\n")[1:-1]
+    assert merges == ["i j</w>", "a b</w>", "c d</w>", "e f</w>", "g h</w>", "k l</w>", "m n</w>", "o p</w>"]
+    tokenizer: Any = build_tokenizer(["aaaaa banana"], tmp_path)
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer("banana aaaaa aaaa")["input_ids"])
+    assert tokens[1:-1] == ["banana</w>", "aaaaa</w>", "aa", "a", "a</w>"]
+
+
 def test_text_encoder_pools_the_end_token_whatever_the_padding(tmp_path: Path) -> None:
     tokenizer: Any = build_tokenizer(load_packaged("mnist").captions, tmp_path)
     torch.manual_seed(0)
