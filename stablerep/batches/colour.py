@@ -28,7 +28,7 @@ def adjust_brightness_(image_n3HW: Tensor, factor_n: Tensor) -> Tensor:
 
 def adjust_contrast_(image_n3HW: Tensor, factor_n: Tensor) -> Tensor:
     """Move away from (factor above 1) or towards the mean grey value of the image; clamp."""
-    mean_n = image_n3HW.mean(dim=(2, 3)) @ image_n3HW.new_tensor(LUMA)
+    mean_n = (image_n3HW.mean(dim=(2, 3)) * image_n3HW.new_tensor(LUMA)).sum(dim=1)
     return image_n3HW.mul_(_per_image(factor_n)).add_(_per_image((1 - factor_n) * mean_n)).clamp_(0, 1)
 
 
