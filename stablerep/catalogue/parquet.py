@@ -91,9 +91,7 @@ class ParquetCatalogue:
         """
         times, evaluation, champion = _times(when), self.evaluation(model_id, suite), self.champion(suite)
         if evaluation is None:
-            raise DataError(
-                f"cannot promote {model_id}: expected its evaluation on {suite} in {self.store.uri}, found none; probe it first"
-            )
+            raise DataError(f"cannot promote {model_id}: expected its evaluation on {suite} in {self.store.uri}, found none; run probe")
         if champion is not None and champion.model_id == model_id:
             return
         moment: datetime = times["event_timestamp"]
@@ -121,9 +119,7 @@ class ParquetCatalogue:
         try:
             return pq.read_table(io.BytesIO(self.store.read(key)), schema=SCHEMAS[table]).to_pylist()
         except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{self.store.uri_of(key)}: expected a Parquet table of {table}: {error}; remove it and register again"
-            ) from error
+            raise DataError(f"{self.store.uri_of(key)}: expected a Parquet table of {table}: {error}; delete it and run again") from error
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """All rows of a table, one per key, the latest of each."""

@@ -1,0 +1,145 @@
+"""probe: measure a frozen encoder on real images beside an untrained trunk and raw pixels (paper, section 4.1).
+
+A finished evaluation is found by model and suite and returned without torch; `result.json` is written last, so what lies there is whole.
+The evaluation is registered in the Parquet catalogue; Feast's online store takes it over when the gate opens it, so that the image
+that measures needs no Feast.
+"""
+
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stablerep.errors import CheckpointError
+from stablerep.records import Evaluation, ModelRef
+from stablerep.stages.context import Stage, open_stage
+from stablerep.store import Store
+
+if TYPE_CHECKING:
+    from stablerep.probes.protocol import ProbeProtocol
+    from stablerep.probes.result import ProbeResult
+
+
+def run(recipe: str, overrides: str, store: str, *, model: str, report_path: str = "") -> Evaluation:
+    """Measure a model.
+
+    Args:
+        recipe: name of a recipe.
+        overrides: `section.key=value` words.
+        store: URI of the store.
+        model: record of `export`.
+        report_path: where to copy the page to, or empty.
+
+    Raises:
+        DataError: the images cannot be read, or a class has too few of them.
+        CheckpointError: the exported model is damaged.
+        DivergenceError: features are not finite.
+    """
+    from stablerep.catalogue import ParquetCatalogue
+    from stablerep.probes.data import identify
+    from stablerep.probes.report import report_html
+    from stablerep.probes.result import find_result, report_key, write_result
+
+    with open_stage("probe", recipe, overrides, store) as stage:
+        reference, protocol = ModelRef.from_json(model), _protocol(stage)
+        identity = identify(stage.recipe.probe.dataset)
+        suite = protocol.suite(identity)
+        stage.reporter.report("stablerep_run_info", 1, stage="probe", id=reference.model_id)
+        result = find_result(stage.store, reference.model_id, suite)
+        if result is None:
+            result = _measure(stage, reference, protocol, identity)
+            stage.store.write(report_key(reference.model_id, suite), report_html(result))
+            write_result(stage.store, result)
+        _report_scores(stage, result)
+        catalogue = ParquetCatalogue(stage.store)
+        if not catalogue.has_evaluation(result.evaluation):
+            catalogue.register_evaluation(result.evaluation, datetime.now(UTC).isoformat(timespec="seconds"))
+        if report_path:
+            Path(report_path).write_bytes(stage.store.read(report_key(reference.model_id, suite)))
+        return result.evaluation
+
+
+def kubeflow_metrics(store: str, evaluation: str) -> tuple[dict[str, float], list[str], list[list[int]]]:
+    """What Kubeflow shows of an evaluation: accuracies in per cent by name, names of the classes, confusion matrix.
+
+    Args:
+        store: URI of the store.
+        evaluation: record of `probe`.
+
+    Raises:
+        DataError: the evaluation is not in the store.
+    """
+    from stablerep.probes.result import read_result
+
+    result = read_result(Store(store), Evaluation.from_json(evaluation))
+    metrics = {f"{s.source}_{s.probe}_{_labels(s.num_labels_per_class)}": round(100 * s.accuracy, 2) for s in result.evaluation.scores}
+    return metrics, list(result.class_names), [list(row) for row in result.confusion]
+
+
+def _protocol(stage: Stage) -> "ProbeProtocol":
+    from stablerep.probes.protocol import ProbeProtocol
+
+    config = stage.recipe.probe
+    return ProbeProtocol(
+        labels_per_class=config.labels_per_class,
+        num_draws=config.num_draws,
+        num_epochs=config.num_epochs,
+        batch_size=config.batch_size,
+        base_lrs=config.base_lrs,
+        num_neighbours=config.num_neighbours,
+        neighbour_temperature=config.neighbour_temperature,
+        num_bootstrap=config.num_bootstrap,
+        seed=config.seed,
+    )
+
+
+def _measure(stage: Stage, reference: ModelRef, protocol: "ProbeProtocol", identity: dict[str, Any]) -> "ProbeResult":
+    import torch
+
+    from stablerep.models import load_encoder
+    from stablerep.probes.data import load_labelled
+    from stablerep.probes.evaluate import evaluate_encoder
+
+    device, config = "cuda" if torch.cuda.is_available() else "cpu", stage.recipe.probe
+    with _local_folder(reference.uri) as folder:
+        encoder = load_encoder(folder, device)
+    if encoder.model_id != reference.model_id:
+        raise CheckpointError(f"{reference.uri}: expected {reference.model_id}, found {encoder.model_id}; export the model again")
+    images = load_labelled(config.dataset, encoder.preprocessor.crop, encoder.preprocessor.resize)
+    num_images = 2 * (len(images.train) + len(images.test))
+    with stage.reporter.progress(num_images, "images") as progress:
+        return evaluate_encoder(
+            encoder,
+            images,
+            protocol,
+            identity=identity,
+            uri=stage.store.uri_of(f"evals/{encoder.model_id}/{protocol.suite(identity)}"),
+            batch_size=config.feature_batch_size,
+            on_images=progress.advance,
+        )
+
+
+@contextmanager
+def _local_folder(uri: str) -> Generator[Path]:
+    """The files of an exported model in a folder of this machine, for as long as the context lasts."""
+    source = Store(uri)
+    sums = source.local_path("SHA256SUMS")
+    if sums is not None:
+        yield sums.parent
+        return
+    with tempfile.TemporaryDirectory(prefix="stablerep-probe-") as temporary:
+        for key in source.list():
+            source.get(key, Path(temporary) / key)
+        yield Path(temporary)
+
+
+def _report_scores(stage: Stage, result: "ProbeResult") -> None:
+    for score in result.evaluation.scores:
+        labels = _labels(score.num_labels_per_class)
+        stage.reporter.report("stablerep_probe_accuracy_ratio", score.accuracy, source=score.source, probe=score.probe, labels=labels)
+
+
+def _labels(number: int) -> str:
+    return "all" if number < 0 else str(number)
