@@ -100,7 +100,7 @@ def test_edges_and_captions_come_from_the_train_part_only(name: str, monkeypatch
     test_images = _rows(load_packaged(name, "test").images)
     is_test = np.array([image.tobytes() in test_images for image in images])
     brighter = np.where(is_test[:, None, None], 255 - images, images)
-    monkeypatch.setitem(packaged._SOURCES, f"inverted {name}", packaged._Source(lambda: (native, brighter, labels), "", ""))
+    monkeypatch.setitem(packaged._SOURCES, f"inverted {name}", packaged._Source(lambda: (native, brighter, labels), "", "", "numpy"))
     assert tercile_edges(f"inverted {name}") == tercile_edges(name)
     assert load_packaged(f"inverted {name}").captions == load_packaged(name).captions
     low, high = tercile_edges(name).weight
