@@ -63,7 +63,7 @@ def test_the_parts_are_plain_parquet(store: Store) -> None:
     table = parquet.read_table(path)
     assert table.column_names == ["caption_id", "text", "metadata"]
     assert table.column("metadata").to_pylist()[2] == '{"line":2,"source":"a.txt"}'
-    assert table.schema.metadata is None
+    assert parquet.ParquetFile(path).metadata.metadata is None
     assert parquet.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
     assert pyarrow.types.is_string(table.schema.field("text").type)
 

@@ -50,17 +50,23 @@ def test_large_files_go_both_ways(s3_store_uri: str, tmp_path: Path) -> None:
 
 
 def test_what_another_client_wrote_is_seen_at_once(s3_store_uri: str) -> None:
-    first, second = Store(s3_store_uri), Store(s3_store_uri)
-    assert first.list() == []
-    assert not first.exists("key")
-    second.write("key", b"1")
-    assert first.exists("key")
-    assert first.list() == ["key"]
-    second.write("key", b"22")
-    assert first.sizes() == {"key": 2}
-    second.delete("key")
-    assert not first.exists("key")
-    assert first.list() == []
+    import s3fs
+
+    store, other = Store(s3_store_uri), s3fs.S3FileSystem(skip_instance_cache=True)
+    folder = s3_store_uri.removeprefix("s3://")
+    assert store.list() == []
+    assert not store.exists("a/key")
+    other.pipe_file(f"{folder}/a/key", b"1")
+    assert store.exists("a/key")
+    assert store.list() == ["a/key"]
+    other.pipe_file(f"{folder}/a/key", b"22")
+    other.pipe_file(f"{folder}/a/new", b"333")
+    assert (store.size("a/key"), store.size("a/new")) == (2, 3)
+    assert store.exists("a/new")
+    assert store.sizes() == {"a/key": 2, "a/new": 3}
+    other.rm_file(f"{folder}/a/key")
+    assert store.size("a/key") is None
+    assert store.list() == ["a/new"]
 
 
 def _read_in_child(store: Store, queue: "multiprocessing.Queue[bytes]") -> None:
