@@ -6,8 +6,10 @@ by the next, and a data set that is complete is returned at once. When it was re
 
 import json
 import logging
+import random
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,9 +112,11 @@ def _contact_sheet(stage: Stage, dataset: DatasetRef, prompt_set: PromptSet, gen
 
 
 def spread(num_groups: int, count: int) -> list[int]:
-    """At most `count` positions, evenly over the data set and always the same."""
+    """At most `count` positions, one at a random place of each equal part (captions often come in cycles), and always the same."""
     count = min(count, num_groups)
-    return [(2 * i + 1) * num_groups // (2 * count) for i in range(count)]
+    edges = [i * num_groups // max(count, 1) for i in range(count + 1)]
+    chance = random.Random(num_groups)
+    return [chance.randrange(first, last) for first, last in pairwise(edges)]
 
 
 def _register(stage: Stage, dataset: DatasetRef) -> None:

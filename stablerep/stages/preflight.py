@@ -92,9 +92,10 @@ def _store(recipe: Recipe, store: Store) -> Check:
 
 
 def _space(recipe: Recipe, store: Store) -> Check:
-    if not store.is_local:
+    inside = store.local_path("ledger")
+    if inside is None:
         return Check("free space", True, "object store, not measured", "")
-    folder = next(path for path in (Path(store.uri.removeprefix("file://")) / "x").parents if path.exists())
+    folder = next(path for path in inside.parents if path.exists())
     free = shutil.disk_usage(folder).free
     return Check("free space", free >= _FREE_BYTES, f"{free / 2**30:.1f} GiB", f"free {_FREE_BYTES >> 30} GiB or pass another store")
 

@@ -226,4 +226,10 @@ def test_the_contact_sheet_is_spread_over_the_data_set(num_groups: int, count: i
     assert chosen[0] >= 0
     assert chosen[-1] < num_groups
     gaps = [second - first for first, second in itertools.pairwise(chosen)]
-    assert not gaps or max(gaps) - min(gaps) <= 1
+    assert not gaps or max(gaps) <= 2 * -(-num_groups // count)
+    assert spread(num_groups, count) == chosen
+
+
+def test_the_contact_sheet_does_not_follow_captions_that_come_in_cycles() -> None:
+    for num_groups in (48, 400, 500):
+        assert len({position % 10 for position in spread(num_groups, 24)}) >= 8
