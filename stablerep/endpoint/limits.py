@@ -17,7 +17,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one server; `max_queue` counts images that are being decoded, waiting or in the model."""
+    """Limits of one server.
+
+    `max_queue` counts images that are being decoded, waiting or in the model; `max_prompts` labels times templates.
+    """
 
     max_image_bytes: int = 8_388_608
     max_image_pixels: int = 25_000_000
@@ -25,7 +28,7 @@ class Limits:
     max_request_bytes: int = 33_554_432
     max_queue: int = 256
     max_labels: int = 1_000
-    max_templates: int = 100
+    max_prompts: int = 10_000
     max_label_characters: int = 300
 
     def check_batch(self, num_images: int) -> None:

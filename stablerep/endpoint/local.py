@@ -2,8 +2,8 @@
 
 `<store>/endpoints/<name>.json` says which process serves which model where; it is written as soon as the process exists, so a stage
 that was killed while the server loaded finds it again. What is served is asked from the server itself. Replacing a model first loads
-the new one beside the old in a process without a port, then swaps: the port is closed for one start (measured in docs/log.md), never
-for longer, and when the new server does not come up the old model is served again. On a cluster KServe's rollout does this without a gap.
+the new one beside the old in a process without a port, then swaps: the port is closed for one start of the server, never for longer,
+and when the new server does not come up the old model is served again. On a cluster KServe's rollout does this without a gap.
 """
 
 import os

@@ -189,7 +189,9 @@ def _question(parameters: dict[str, Any], limits: Limits) -> Question:
     if not isinstance(is_normalised, bool):
         raise RequestError(f"parameters.normalise: expected true or false, found {is_normalised!r}")
     labels = _texts(parameters, "labels", limits.max_labels, limits)
-    templates = _texts(parameters, "templates", limits.max_templates, limits) or ("{}",)
+    templates = _texts(parameters, "templates", limits.max_prompts, limits) or ("{}",)
+    if len(labels) * len(templates) > limits.max_prompts:
+        raise RequestError(f"parameters: expected at most {limits.max_prompts} labels x templates, found {len(labels)} x {len(templates)}")
     if len(set(labels)) != len(labels):
         raise RequestError("parameters.labels: expected different labels, found one twice")
     if not all("{}" in template for template in templates):

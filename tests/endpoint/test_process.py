@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stablerep.endpoint.process import ProcessRef, claim_port, describe, exit_code, free_port, is_running, start_detached, stop
+from stablerep.endpoint.process import ProcessRef, claim_port, describe, exit_code, is_running, start_detached, stop
 from stablerep.errors import PortInUseError
 
 
@@ -34,11 +34,11 @@ def test_a_process_is_more_than_its_number() -> None:
 
 def test_a_detached_process_has_its_own_session_and_writes_to_its_log(tmp_path: Path) -> None:
     log = tmp_path / "made" / "log"
-    script = "import os, sys; print(os.getsid(0) == os.getpid(), sys.stdin.read() == ''); sys.stderr.write('and errors'); sys.exit(3)"
+    script = "import os, sys; print(os.getsid(0) == os.getpid(), sys.stdin.read() == '', flush=True); sys.exit('and errors')"
     process = start_detached(["-c", script], log)
     _wait_ended(process)
-    assert log.read_text().splitlines() == ["and errorsTrue True"] or log.read_text() == "True True\nand errors"
-    assert exit_code(process) == 3
+    assert log.read_text() == "True True\nand errors\n"
+    assert exit_code(process) == 1
     assert exit_code(process) is None
 
 
@@ -71,11 +71,6 @@ def test_a_claimed_port_is_nobody_elses() -> None:
 def test_a_claimed_socket_says_that_it_is_tcp_or_every_answer_would_take_40_ms() -> None:
     with claim_port("127.0.0.1", 0, "REST port") as claimed:
         assert claimed.proto == socket.IPPROTO_TCP
-
-
-def test_ipv6_is_an_address_too() -> None:
-    with claim_port("::1", free_port("::1"), "REST port") as claimed:
-        assert claimed.family == socket.AF_INET6
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
