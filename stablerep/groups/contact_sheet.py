@@ -15,6 +15,7 @@ from stablerep.shards.group import ImageGroup
 MIN_SHOWN_PX = 64
 MAX_SHOWN_PX = 128
 MAX_PAGE_BYTES = 900_000
+MAX_TILE_LETTERS = 18
 GAP_PX = 3
 
 
@@ -29,20 +30,29 @@ def contact_sheet_html(groups: Iterable[ImageGroup], *, title: str, facts: Mappi
     figures: list[str] = []
     size_bytes = width_px = num_left_out = 0
     for group in groups:
+        if num_left_out:
+            num_left_out += 1
+            continue
         figure, figure_px = _figure(group)
         if figures and size_bytes + len(figure) > MAX_PAGE_BYTES:
-            num_left_out += 1
+            num_left_out = 1
             continue
         figures.append(figure)
         size_bytes, width_px = size_bytes + len(figure), max(width_px, figure_px)
-    tiles = "".join(f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>' for label, value in facts.items())
     columns = f"grid-template-columns: repeat(auto-fill, minmax(min(100%, {width_px}px), 1fr)); overflow-wrap: anywhere"
     rest = f'<p class="soft">{num_left_out} more groups are left out to keep this page small.</p>' if num_left_out else ""
     return page(
         title,
         f'<h1>{escape(title)}</h1><p class="soft">Each row was made from the caption below it; its images are positives of each other.</p>'
-        f'<div class="tiles">{tiles}</div><div class="groups" style="{columns}">{"".join(figures)}</div>{rest}',
+        f'{_facts(facts)}<div class="groups" style="{columns}">{"".join(figures)}</div>{rest}',
     )
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    """Short facts as tiles, longer ones as lines below them."""
+    tiles = [f'<div class="tile"><b>{escape(v)}</b><span>{escape(k)}</span></div>' for k, v in facts.items() if len(v) <= MAX_TILE_LETTERS]
+    lines = [f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in facts.items() if len(v) > MAX_TILE_LETTERS]
+    return f'<div class="tiles">{"".join(tiles)}</div>' + (f'<table class="soft">{"".join(lines)}</table>' if lines else "")
 
 
 def _figure(group: ImageGroup) -> tuple[str, int]:

@@ -8,6 +8,7 @@ Dimension key: B images of a call, C channels, H and W pixels, S stored size.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ class DiffusersSampler:
         if self._latent_shape is not None:
             noise_BCHW = torch.stack([latent_noise(key, self._latent_shape) for key in keys])
             arguments["latents"] = noise_BCHW.to(self.device, self._pipeline.dtype)
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        with warnings.catch_warnings(), torch.inference_mode(), torch.backends.cudnn.flags(True, benchmark=False, deterministic=True):
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # diffusers' schedulers under numpy 2
             arguments |= self._prompts.arguments([request.text for request in requests])
             try:
                 images = self._pipeline(**arguments).images

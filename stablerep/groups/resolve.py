@@ -6,10 +6,12 @@ the store of the run), `hub:<id>` with the commit in `revision`. No model librar
 """
 
 import logging
+import os
 import re
 import shutil
 import tempfile
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from stablerep.errors import DataError
@@ -97,13 +99,10 @@ def locate_generator(reference: GeneratorRef, store: Store, cache_folder: Path |
 
 def default_cache() -> Path:
     """Where remote models are kept: the user's cache folder, or the temporary one where there is no writable home."""
-    try:
-        folder = Path.home() / ".cache" / "stablerep" / "generators"
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
-        folder = Path(tempfile.gettempdir()) / "stablerep-generators"
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    with suppress(RuntimeError):  # no home at all
+        if os.access(Path.home(), os.W_OK):
+            return Path.home() / ".cache" / "stablerep" / "generators"
+    return Path(tempfile.gettempdir()) / "stablerep-generators"
 
 
 def _local_folder(model: str, revision: str, store: Store, cache: Path) -> tuple[Path, str, str]:
@@ -113,12 +112,12 @@ def _local_folder(model: str, revision: str, store: Store, cache: Path) -> tuple
     if model.startswith("store:"):
         return _from_uri(store.uri_of(model.removeprefix("store:")), cache), model, revision
     if "://" in model:
-        return _from_uri(model, cache), model.rstrip("/"), revision
+        return _from_uri(model, cache), Store(model).uri, revision
     if model.startswith("hub:"):
         return _from_hub(model.removeprefix("hub:"), revision)
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return folder, folder.absolute().as_uri(), revision
+        return folder, Store(str(folder)).uri, revision
     if _HUB_ID.fullmatch(model):
         return _from_hub(model, revision)
     raise DataError(
