@@ -6,6 +6,7 @@ free rendezvous port at each launch. https://meta-pytorch.org/torchx/latest/
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+import logging
 import os
 import signal
 import sys
@@ -52,6 +53,7 @@ class TorchxLocal:
     def __init__(self) -> None:
         # TorchX installs its own handlers for SIGTERM and SIGINT when its scheduler is made; the stage's must stay.
         handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        logging.getLogger("torchx-events-null").setLevel(logging.ERROR)  # an event for every look at a job
         self._runner: Runner = get_runner()
         self._runner.scheduler_run_opts("local_cwd")
         self._logs: dict[str, _LogFile] = {}

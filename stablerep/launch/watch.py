@@ -71,8 +71,8 @@ def run_job(
             now = time.monotonic()
             if now - started_at > job.timeout_seconds:
                 raise LaunchError(
-                    f"job {job.name}: expected it to end within {job.timeout_seconds} s, it still runs; it was stopped, its checkpoints are "
-                    f"kept: raise pretrain.launch_timeout_seconds or run again to continue{last_lines(tail)}"
+                    f"job {job.name}: expected it to end within {job.timeout_seconds} s, it still runs; it was stopped and its checkpoints "
+                    f"stay: raise pretrain.launch_timeout_seconds or run again to continue{last_lines(tail)}"
                 )
             if stop_deadline == float("inf") and is_stop_asked():
                 stop_deadline = now + grace_seconds

@@ -79,6 +79,8 @@ def _train(stage: Stage, plan: RunConfig, runs: Store) -> None:
     with TorchxLocal() as backend, stop_signals(signal.SIGTERM, signal.SIGINT) as is_stop_asked:
         runs.write("job.json", canonical_json(dry_run(job, backend)))
         with hold(leash_folder(runs.uri), attempt) as leash, log_folder(runs, attempt) as logs:
+            if is_stop_asked():
+                raise Preempted(f"run {runs.uri}: stopped as asked before it started; run again to continue")
             start = max(Checkpoints(runs, plan.run_key, plan.fingerprint).committed_steps(), default=0)
             with Follower(stage.reporter, runs, attempt, plan.pretrain.num_steps, start) as follower:
                 end = run_job(

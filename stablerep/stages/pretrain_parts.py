@@ -55,32 +55,13 @@ def train_run(
     spec = model_spec(pretrain, tokenizer)
     if processes.rank == 0:
         runs.write(MODEL_KEY, canonical_json(asdict(spec)))
-    size_px = pretrain.trunk.size_px
-    mean, std = normalisation(size_px)
-    loader = GroupLoader(
-        dataset,
-        tokenizer,
-        captions_per_batch=pretrain.captions_per_batch,
-        images_per_caption=pretrain.images_per_caption,
-        rank=processes.rank,
-        world_size=processes.world_size,
-        seed=pretrain.seed,
-        augment=pretrain.augment,
-        size_px=size_px,
-        mean=mean,
-        std=std,
-        num_workers=pretrain.num_workers,
-        device=processes.device,
-    )
-    engine = build_engine(pretrain, spec, processes)
-    peak = peak_learning_rate(pretrain.lr, pretrain.base_lr, pretrain.captions_per_batch * pretrain.images_per_caption)
     job = Job(
         runs=runs,
         processes=processes,
         checkpoints=Checkpoints(runs, plan.run_key, plan.fingerprint),
-        engine=engine,
-        loader=loader,
-        learning_rate=lambda step: learning_rate(step, peak=peak, num_steps=pretrain.num_steps, warmup_steps=pretrain.warmup_steps),
+        engine=build_engine(pretrain, spec, processes),
+        loader=_loader(pretrain, dataset, tokenizer, processes),
+        learning_rate=_schedule(pretrain),
         plan=Plan(pretrain.num_steps, pretrain.checkpoint_every_steps, pretrain.num_checkpoints_kept, pretrain.seed, attempt),
         is_stop_asked=is_stop_asked,
     )
@@ -128,6 +109,31 @@ def build_engine(pretrain: PretrainConfig, spec: ModelSpec, processes: Processes
 
     captions_per_process = pretrain.captions_per_batch // processes.world_size
     return DeepspeedEngine(objective, settings, processes, zero_stage=pretrain.zero_stage, captions_per_process=captions_per_process)
+
+
+def _loader(pretrain: PretrainConfig, dataset: GroupDataset, tokenizer: CaptionTokenizer | None, processes: Processes) -> GroupLoader:
+    size_px = pretrain.trunk.size_px
+    mean, std = normalisation(size_px)
+    return GroupLoader(
+        dataset,
+        tokenizer,
+        captions_per_batch=pretrain.captions_per_batch,
+        images_per_caption=pretrain.images_per_caption,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        seed=pretrain.seed,
+        augment=pretrain.augment,
+        size_px=size_px,
+        mean=mean,
+        std=std,
+        num_workers=pretrain.num_workers,
+        device=processes.device,
+    )
+
+
+def _schedule(pretrain: PretrainConfig) -> Callable[[int], float]:
+    peak = peak_learning_rate(pretrain.lr, pretrain.base_lr, pretrain.captions_per_batch * pretrain.images_per_caption)
+    return lambda step: learning_rate(step, peak=peak, num_steps=pretrain.num_steps, warmup_steps=pretrain.warmup_steps)
 
 
 def _tokenizer(pretrain: PretrainConfig, dataset: GroupDataset, runs: Store, processes: Processes) -> CaptionTokenizer | None:

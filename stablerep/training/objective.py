@@ -41,13 +41,20 @@ class Objective(nn.Module):
         output: Any = self.towers(views_MNCHW, tokens_NT)
         world = current_world()
         labels_B = labels_N.repeat(views_MNCHW.shape[0])
-        all_labels_G = gather_int(labels_B)
+        sizes_B, sizes_N = [len(labels_B)] * world.world_size, [len(labels_N)] * world.world_size  # the loader cuts evenly
+        all_labels_G = gather_int(labels_B, sizes_B)
         total = output.image_BD.new_zeros((), dtype=torch.float32)
         image = text = total
         if self._image_weight:
             own_B = torch.arange(len(labels_B), device=labels_B.device) + world.rank * len(labels_B)
             image = multi_positive(
-                output.image_BD, all_gather(output.image_BD), labels_B, all_labels_G, own_B, self._temperature, num_ranks=world.world_size
+                output.image_BD,
+                all_gather(output.image_BD, sizes_B),
+                labels_B,
+                all_labels_G,
+                own_B,
+                self._temperature,
+                num_ranks=world.world_size,
             )
             total = total + self._image_weight * image
         if self._text_weight:
@@ -57,10 +64,10 @@ class Objective(nn.Module):
                 labels_B,
                 labels_N,
                 output.logit_scale,
-                all_image_GD=all_gather(output.image_text_BD),
-                all_text_HD=all_gather(output.text_ND),
+                all_image_GD=all_gather(output.image_text_BD, sizes_B),
+                all_text_HD=all_gather(output.text_ND, sizes_N),
                 all_image_labels_G=all_labels_G,
-                all_text_labels_H=gather_int(labels_N),
+                all_text_labels_H=gather_int(labels_N, sizes_N),
                 num_ranks=world.world_size,
             )
             total = total + self._text_weight * text

@@ -1,5 +1,6 @@
 """A run small enough for tests: real loader, real towers, real engine, a few hundred weights."""
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,9 +66,9 @@ def overrides_of(config: PretrainConfig) -> str:
     for section, value in vars(config).items():
         before = getattr(base, section)
         if hasattr(value, "__dataclass_fields__"):
-            words += [f"pretrain.{section}.{k}={v}" for k, v in vars(value).items() if v != getattr(before, k)]
+            words += [f"pretrain.{section}.{k}={json.dumps(v)}" for k, v in vars(value).items() if v != getattr(before, k)]
         elif value != before:
-            words.append(f"pretrain.{section}={value}")
+            words.append(f"pretrain.{section}={json.dumps(value)}")
     return " ".join(words)
 
 

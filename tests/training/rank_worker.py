@@ -37,23 +37,28 @@ def _facts(store: Store, plan: RunConfig, record: CheckpointRecord) -> dict[str,
     }
 
 
+def _run(store: Store, processes: Processes, *, is_stopped: bool, **changes: Any) -> dict[str, Any]:
+    """Facts of a whole run, or of one that was stopped after two steps and continued by new engines."""
+    plan = processes.share(tiny_run(store, num_processes=2, **changes) if processes.rank == 0 else None)
+    run = (plan, store, store.at(plan.prefix), processes)
+    if is_stopped:
+        try:
+            # Only rank 1 hears the signal: all must stop.
+            train_run(*run, "a", has_launcher=True, is_stop_asked=StopAfter(2) if processes.rank == 1 else lambda: False)
+        except Preempted:
+            barrier()
+    record = train_run(*run, "b", has_launcher=True, is_stop_asked=lambda: False)
+    barrier()
+    return _facts(store, plan, record)
+
+
 def _zero_stage(folder: Path, processes: Processes, stage: int) -> dict[str, Any]:
-    plans: list[dict[str, Any]] = []
-    for name in ("whole", "stopped"):
-        store = Store(str(folder / f"{name}-{stage}"))
-        plan = tiny_run(store, num_processes=2, zero_stage=stage) if processes.rank == 0 else None
-        plan = processes.share(plan)
-        run = (plan, store, store.at(plan.prefix), processes)
-        if name == "stopped":
-            try:
-                # Only rank 1 hears the signal: all must stop.
-                train_run(*run, "a", has_launcher=True, is_stop_asked=StopAfter(2) if processes.rank == 1 else lambda: False)
-            except Preempted:
-                barrier()
-        record = train_run(*run, "b", has_launcher=True, is_stop_asked=lambda: False)
-        barrier()
-        plans.append(_facts(store, plan, record))
-    return {"whole": plans[0], "stopped": plans[1]}
+    # The stopped run of stages 1 and 3 is on an object store.
+    other = os.environ["S3_STORE"] if stage in (1, 3) else str(folder)
+    return {
+        "whole": _run(Store(str(folder / f"whole-{stage}")), processes, is_stopped=False, zero_stage=stage),
+        "stopped": _run(Store(f"{other}/stopped-{stage}"), processes, is_stopped=True, zero_stage=stage),
+    }
 
 
 def _divergence(folder: Path, processes: Processes) -> dict[str, Any]:
@@ -97,6 +102,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     processes = join_processes(2)
     results: dict[str, Any] = {f"zero_{stage}": _zero_stage(folder, processes, stage) for stage in range(4)}
+    results["bf16"] = _run(Store(str(folder / "bf16")), processes, is_stopped=False, zero_stage=2, precision="bf16")
     results["other_world"] = _other_world(folder, processes)
     results["divergence"] = _divergence(folder, processes)
     if processes.rank == 0:

@@ -5,10 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
+from s3_server import S3Server
 from tiny_training import tiny_run, train_alone
 
 from stablerep.store import Store
@@ -24,12 +26,13 @@ pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("ranks")
+    remote = s3_server.environment | {"S3_STORE": f"s3://{s3_server.bucket}/{uuid.uuid4().hex}"}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes = [_start(folder, rank, port) for rank in range(2)]
+    processes = [_start(folder, rank, port, remote) for rank in range(2)]
     try:
         for rank, process in enumerate(processes):
             assert process.wait(TIMEOUT_SECONDS) == 0, (folder / f"{rank}.log").read_text()[-4000:]
@@ -41,9 +44,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_text())
 
 
-def _start(folder: Path, rank: int, port: int) -> "subprocess.Popen[bytes]":
+def _start(folder: Path, rank: int, port: int, remote: dict[str, str]) -> "subprocess.Popen[bytes]":
     torchrun = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    environment = os.environ | {name: str(value) for name, value in torchrun.items()} | {"PYTHONPATH": str(PROJECT)}
+    environment = os.environ | {name: str(value) for name, value in torchrun.items()} | {"PYTHONPATH": str(PROJECT)} | remote
     with (folder / f"{rank}.log").open("wb") as log:
         command = [sys.executable, str(PROJECT / "tests" / "training" / "rank_worker.py"), str(folder)]
         return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -75,6 +78,13 @@ def test_stopped_and_continued_is_never_stopped_bit_for_bit(results: dict[str, A
     assert stopped["losses"] == whole["losses"]
     assert stopped["norms"] == whole["norms"]
     assert stopped["weights"] == whole["weights"] != ""
+
+
+def test_bf16_follows_fp32(results: dict[str, Any]) -> None:
+    rough, exact = results["bf16"]["losses"], results["zero_2"]["whole"]["losses"]
+    assert rough != exact
+    assert rough[0] == pytest.approx(exact[0], rel=2e-2)
+    assert len(rough) == len(exact)
 
 
 def test_every_rank_writes_its_part(results: dict[str, Any]) -> None:

@@ -52,6 +52,14 @@ def test_leaves_checkpoints_and_history(undisturbed: Undisturbed) -> None:
     assert kept == {"step-3", "step-6"}
 
 
+def test_the_curve_is_the_golden_one(undisturbed: Undisturbed) -> None:
+    done_store, plan, _ = undisturbed
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "loss_curve.json").read_text())
+    for term, losses in golden.items():
+        found = [value for _, value in series(read_history(done_store.at(plan.prefix), METRICS_KEY), "stablerep_training_loss", term=term)]
+        assert found == pytest.approx(losses, rel=1e-3), term
+
+
 def test_it_learns(store: Store) -> None:
     plan = tiny_run(store, num_steps=40, warmup_steps=4)
     train_alone(store, plan)
