@@ -7,6 +7,7 @@ here computes a score.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from stablerep.report import escape
 
@@ -18,11 +19,12 @@ STYLE = """<style>
 .probe-figure text.soft { fill: var(--soft); } .probe-figure text.strong { font-weight: 600; }
 .probe-figure .grid { stroke: var(--line); } .probe-figure .chance { stroke: var(--soft); stroke-dasharray: 3 4; }
 table.scores td, table.scores th { padding-right: 26px; } table.scores td small { color: var(--soft); margin-left: 6px; }
-table.scores tr.first td { padding-top: 14px; } table.scores tr.headline td.number:last-child { font-weight: 600; color: var(--accent); }
+table.scores tr.first td { padding-top: 14px; } table.scores td.headline { font-weight: 600; color: var(--accent); }
 </style>"""
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 340, 52, 190, 14, 44
 _LABEL_GAP = 17
+_CROWDED_RATIO = 1.6
 _DARK_SHARE = 0.55  # from this share on, a cell is dark enough for white digits
 
 
@@ -123,9 +125,13 @@ def _end_labels(series: Sequence[Series], taken: float) -> list[str]:
 
 
 def _x(position: float, positions: Sequence[float]) -> float:
-    low, high = math.log(min(positions)), math.log(max(positions))
+    """Logarithmic, or evenly spaced where texts below the axis would touch."""
+    ordered = sorted(positions)
+    is_crowded = any(b < _CROWDED_RATIO * a for a, b in pairwise(ordered))
+    places = [float(ordered.index(p)) if is_crowded else math.log(p) for p in (ordered[0], position, ordered[-1])]
+    low, place, high = places
     inner_left, inner_right = _LEFT + 34, _WIDTH - _RIGHT - 34
-    return inner_left + (inner_right - inner_left) * ((math.log(position) - low) / (high - low) if high > low else 0.5)
+    return inner_left + (inner_right - inner_left) * ((place - low) / (high - low) if high > low else 0.5)
 
 
 def _y(accuracy: float) -> float:

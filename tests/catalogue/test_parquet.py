@@ -1,6 +1,7 @@
 """The catalogue without Feast: the latest wins, registering again is harmless, writers do not lose each other's rows."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from known_models import SUITE, evaluation
 
 from stablerep.catalogue import GroupRow, ParquetCatalogue
+from stablerep.catalogue.parquet import latest
 from stablerep.errors import DataError
 from stablerep.records import DatasetRef
 from stablerep.store import Store
@@ -55,6 +57,18 @@ def test_suites_with_a_common_beginning_are_not_mixed(store: Store) -> None:
         catalogue.promote(model_id, suite, EARLY)
     champions = [catalogue.champion(suite) for suite in ("suite-1", "suite-12")]
     assert [champion and champion.model_id for champion in champions] == ["model-a", "model-b"]
+    assert catalogue.champion("suite-") is None
+
+
+def test_the_latest_wins_in_any_order() -> None:
+    def row(suite: str, day: int, created: int = 1, model_id: str = "m") -> dict[str, Any]:
+        times = {"event_timestamp": datetime(2026, 1, day, tzinfo=UTC), "created": datetime(2026, 2, created, tzinfo=UTC)}
+        return {"suite": suite, "model_id": model_id, **times}
+
+    again = row("b", 2, created=5, model_id="registered again")
+    rows = [row("b", 2), row("a", 3, model_id="last"), row("a", 1), again, row("b", 2, created=3)]
+    assert [found["model_id"] for found in latest("champions", rows)] == ["last", "registered again"]
+    assert latest("champions", rows[::-1]) == latest("champions", rows)
 
 
 def test_registering_again_changes_nothing(store: Store) -> None:

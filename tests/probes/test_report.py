@@ -55,6 +55,7 @@ def test_the_page_holds_every_score_and_what_the_paper_got() -> None:
     assert "40.0 points above an untrained trunk of the same shape" in html
     assert "not told apart from raw pixels under the same head (+1.0 points, and the interval holds 0)" in html
     assert html.count("<small>") == 15  # 3 sources x (2 probes x 2 label counts + k-NN)
+    assert html.count('class="number headline"') == 1
     assert "paper value" in html
     assert "not a reproduction" in html
     assert all(row[1] in html and row[2] in html for row in PAPER_VALUES)
@@ -111,3 +112,15 @@ def test_the_page_becomes_a_section() -> None:
     assert "<h2>Probe of model-1</h2>" in body
     assert body.count("<svg") == 2
     assert "probe-figure" in body
+
+
+def test_ticks_that_would_touch_are_spaced_evenly() -> None:
+    def ticks(*positions: float) -> list[float]:
+        line = Series("encoder", "e", [(positions[0], 0.5, 0.4, 0.6)])
+        (plot,) = svgs(labels_figure([line], [(p, f"at {p:g}") for p in positions], 0.1))
+        texts = plot.iter("{http://www.w3.org/2000/svg}text")
+        return [float(text.get("x", "nan")) for text in texts if (text.text or "").startswith("at ")]
+
+    near, far = ticks(5, 20, 21), ticks(5, 20, 300)
+    assert near[1] - near[0] == pytest.approx(near[2] - near[1])
+    assert far[2] - far[1] > 1.5 * (far[1] - far[0])
