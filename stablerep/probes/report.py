@@ -114,7 +114,7 @@ def _label_numbers(result: ProbeResult) -> list[int]:
 
 def _labels_figure(result: ProbeResult) -> str:
     per_class = result.num_train / len(result.class_names)
-    numbers = _label_numbers(result)
+    numbers = [n for n in _label_numbers(result) if n < per_class]  # as many labels as there are images is drawn once, as all
     place = {n: per_class if n == ALL_LABELS else float(n) for n in numbers}
     ticks = [(place[n], f"all ({per_class:,.0f})" if n == ALL_LABELS else str(n)) for n in numbers]
     series = [

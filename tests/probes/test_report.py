@@ -121,6 +121,9 @@ def test_ticks_that_would_touch_are_spaced_evenly() -> None:
         texts = plot.iter("{http://www.w3.org/2000/svg}text")
         return [float(text.get("x", "nan")) for text in texts if (text.text or "").startswith("at ")]
 
+    plot, _ = svgs(report_html(make_result(labels=(5, 20, ALL_LABELS))))  # 20 images a class: 20 labels are all
+    assert {"5", "all (20)"} < set(words(plot))
+    assert "20" not in words(plot)
     near, far = ticks(5, 20, 21), ticks(5, 20, 300)
     assert near[1] - near[0] == pytest.approx(near[2] - near[1])
     assert far[2] - far[1] > 1.5 * (far[1] - far[0])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +94,26 @@ def test_other_settings_are_another_suite(store: Store, images: Path, model: Mod
     assert first.suite != second.suite
     third = probe.run("smoke", words(images, "probe.feature_batch_size=3"), store.uri, model=model.to_json())
     assert third == first  # how images are batched decides nothing
+
+
+def test_small_images_are_probed_on_one_thread(store: Store, images: Path, model: ModelRef, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from stablerep.probes import evaluate
+
+    before, measure, seen = torch.get_num_threads(), evaluate.evaluate_encoder, []
+
+    def watched(*arguments: Any, **options: Any) -> ProbeResult:
+        seen.append(torch.get_num_threads())
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(evaluate, "evaluate_encoder", watched)
+    torch.set_num_threads(2)
+    try:
+        run_probe(store, images, model)
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_model_in_an_object_store_is_probed(images: Path, tmp_path: Path) -> None:
