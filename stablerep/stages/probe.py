@@ -115,7 +115,7 @@ def _measure(stage: Stage, reference: ModelRef, protocol: "ProbeProtocol", ident
 
 @contextmanager
 def _few_threads(size_px: int) -> Generator[None]:
-    """One thread for small images: on a busy machine the threads of small products wait for each other (measured: 7 times the time)."""
+    """One thread for small images: on a busy machine threads of small products wait for each other (7 times the CPU time in one run)."""
     import torch
 
     before = torch.get_num_threads()
