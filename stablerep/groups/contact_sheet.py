@@ -14,6 +14,7 @@ from stablerep.shards.group import ImageGroup
 
 MIN_SHOWN_PX = 64
 MAX_SHOWN_PX = 128
+PAGE_WIDTH_PX = 1030
 MAX_PAGE_BYTES = 900_000
 MAX_TILE_LETTERS = 18
 GAP_PX = 3
@@ -58,22 +59,22 @@ def _facts(facts: Mapping[str, str]) -> str:
 def _figure(group: ImageGroup) -> tuple[str, int]:
     """The HTML of one group and the width of its images side by side."""
     tags: list[str] = []
-    width_px = 0
+    width_px, room_px = 0, PAGE_WIDTH_PX // len(group.images) - GAP_PX
     for number, data in enumerate(group.images):
-        shown, mime, shown_px = _shown(data, group.image_format)
+        shown, mime, shown_px = _shown(data, group.image_format, min(MAX_SHOWN_PX, max(MIN_SHOWN_PX, room_px)))
         tags.append(image_tag(shown, mime, shown_px, f"image {number}: {group.caption.text}"))
         width_px += shown_px + GAP_PX
     return f"<figure><div>{''.join(tags)}</div><figcaption>{escape(group.caption.text)}</figcaption></figure>", width_px
 
 
-def _shown(data: bytes, image_format: str) -> tuple[bytes, str, int]:
+def _shown(data: bytes, image_format: str, max_px: int) -> tuple[bytes, str, int]:
     """Bytes, MIME type and width in pixels at which an image is shown: small ones as they are, large ones reduced."""
     with Image.open(io.BytesIO(data)) as image:
-        if image.width <= MAX_SHOWN_PX:
+        if image.width <= max_px:
             factor = max(1, MIN_SHOWN_PX // image.width)  # whole factors keep pixels square
             return data, f"image/{image_format}", image.width * factor
         reduced = image.convert("RGB")
-        reduced.thumbnail((MAX_SHOWN_PX, MAX_SHOWN_PX), Image.Resampling.LANCZOS)
+        reduced.thumbnail((max_px, max_px), Image.Resampling.LANCZOS)
         file = io.BytesIO()
         reduced.save(file, format="jpeg", quality=80)
         return file.getvalue(), "image/jpeg", reduced.width

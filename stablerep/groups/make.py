@@ -1,9 +1,9 @@
 """One shard: sample every image of every caption, judge, replace what failed, encode.
 
 The sampler is called with exactly `batch_size` requests, the last one repeated where a batch is short. Shapes are then the same in every
-call, and the bytes of an image depend on its caption, its noise and the batch size, not on its neighbours or its place (so it was
-measured on CPUs; between batch sizes a few pixels in 100,000 differ, by one grey level). Encoding runs in threads beside the next
-batch. What decides the content of a data set is named in one place, `spec`. Nothing is read or written here.
+call, and the bytes of an image depend on its caption, its noise and the batch size, not on its neighbours or its place; between small
+and large batches a few pixels in 100,000 differ by one grey level (benchmarks/results/sampler_*). Encoding runs in threads beside the
+next batch. What decides the content of a data set is named in one place, `spec`. Nothing is read or written here.
 
 Dimension key: M images of a caption, H and W pixels.
 """

@@ -72,6 +72,11 @@ def test_large_images_are_reduced() -> None:
     assert Image.open(io.BytesIO(data)).size == (128, 128)
 
 
+def test_ten_images_fit_in_a_row() -> None:
+    parsed = _Tags(contact_sheet_html([_group(0, "x", 256, 10, "jpeg")], title="t", facts={}))
+    assert {attributes["width"] for tag, attributes in parsed.tags if tag == "img"} == {"100"}
+
+
 def test_the_page_stays_below_a_megabyte_and_says_what_is_missing() -> None:
     page = contact_sheet_html((_group(number, f"caption {number}", 256, 10, "jpeg") for number in range(20)), title="t", facts={})
     shown = len(re.findall("<figure>", page))

@@ -240,6 +240,12 @@ def test_stored_size(sd: Path, size_px: int) -> None:
     assert all(image.shape == (size_px, size_px, 3) for image in _images(sd, size_px=size_px))
 
 
+def test_every_part_is_in_evaluation_mode(sd: Path) -> None:
+    """Dropout while sampling would make an image depend on its neighbours."""
+    pipeline = DiffusersSampler(sd, **SETTINGS)._pipeline
+    assert not any(module.training for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder) for module in part.modules())
+
+
 def test_numbers_that_are_not_finite_are_no_image(sd: Path) -> None:
     sampler = DiffusersSampler(sd, **SETTINGS)
 
