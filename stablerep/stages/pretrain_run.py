@@ -25,6 +25,12 @@ LEASH_VARIABLE = "STABLEREP_LEASH"
 # Where and how long it runs, what is kept: these do not change a digit of the result.
 _UNDECISIVE = ("num_nodes", "num_workers", "checkpoint_every_steps", "num_checkpoints_kept", "launch_timeout_seconds")
 
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "90",  # seconds that torchrun gives its processes to save after SIGTERM
+}
+
 
 @dataclass(frozen=True)
 class RunConfig(Record):
@@ -65,7 +71,7 @@ def training_job(run: RunConfig, store_uri: str) -> TrainingJob:
         num_nodes=pretrain.num_nodes,
         cpus_per_node=per_node * (1 + pretrain.num_workers),
         memory_mib_per_node=per_node * 4096,
-        environment={"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        environment=_ENVIRONMENT,
         timeout_seconds=pretrain.launch_timeout_seconds,
     )
 

@@ -20,7 +20,7 @@ import torch
 from tiny_groups import GENERATOR, tiny_dataset
 from tiny_training import TINY, overrides_of
 
-from stablerep.errors import CheckpointError, DivergenceError, LaunchError
+from stablerep.errors import CheckpointError, DivergenceError, LaunchError, ShardError
 from stablerep.models import load_encoder
 from stablerep.records import CheckpointRef, DatasetRef, ModelRef
 from stablerep.stages import export, pretrain
@@ -175,6 +175,13 @@ def test_divergence_is_raised_again_here_also_from_an_object_store(s3_store_uri:
     run = store.at(f"runs/{plan_run('smoke', replace(SETTINGS, lr=1e30, clip_norm=0.0, num_steps=8, warmup_steps=0), dataset).run_key}")
     assert {"curves.html", "diverged.json", "failure.json", "metrics.jsonl"} <= set(run.list())
     assert any(key.startswith("logs/") for key in run.list())
+
+
+def test_an_error_of_a_process_is_the_error_of_the_stage(store: Store) -> None:
+    dataset = tiny_dataset(store)
+    store.delete(next(key for key in store.list(f"groups/{dataset.dataset_id}") if key.endswith(".tar")))
+    with pytest.raises(ShardError, match="run generate"):
+        pretrain.run("smoke", f"{OVERRIDES} pretrain.num_processes=1", store.uri, dataset=dataset.to_json())
 
 
 def test_a_job_that_never_starts_shows_its_log(undisturbed: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,14 @@ diverges on one rank only. Rank 0 writes results.json.
 
 import json
 import os
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "plugins"))
 
+import torch
 from tiny_training import StopAfter, tiny_run
 
 from stablerep.distributed import barrier, stop
@@ -19,7 +21,7 @@ from stablerep.errors import CheckpointError, DivergenceError, Preempted
 from stablerep.stages.pretrain_parts import train_run
 from stablerep.stages.pretrain_run import RunConfig
 from stablerep.store import Store
-from stablerep.training.deepspeed_engine import DeepspeedEngine
+from stablerep.training.deepspeed_engine import DeepspeedEngine, _restricted_unpickler
 from stablerep.training.history import read_history, series
 from stablerep.training.processes import Processes, join_processes
 from stablerep.training.state import METRICS_KEY, WEIGHTS_NAME, CheckpointRecord
@@ -98,12 +100,30 @@ def _other_world(folder: Path, processes: Processes) -> str:
     return ""
 
 
+class _Bomb:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch exploded",)
+
+
+def _foreign_pickle(folder: Path) -> str:
+    """What DeepSpeed does to read a file, on a file with code in it."""
+    folder.mkdir()
+    torch.save({"module": _Bomb()}, folder / "bomb.pt")
+    try:
+        with _restricted_unpickler():
+            torch.load(folder / "bomb.pt", weights_only=False)
+    except pickle.UnpicklingError as error:
+        return str(error)
+    return ""
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     processes = join_processes(2)
     results: dict[str, Any] = {f"zero_{stage}": _zero_stage(folder, processes, stage) for stage in range(4)}
     results["bf16"] = _run(Store(str(folder / "bf16")), processes, is_stopped=False, zero_stage=2, precision="bf16")
     results["other_world"] = _other_world(folder, processes)
+    results["foreign_pickle"] = _foreign_pickle(folder / str(processes.rank))
     results["divergence"] = _divergence(folder, processes)
     if processes.rank == 0:
         (folder / "results.json").write_text(json.dumps(results))

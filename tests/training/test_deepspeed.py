@@ -105,6 +105,11 @@ def test_another_number_of_processes_is_refused(results: dict[str, Any]) -> None
     assert "checkpoint of 2 processes, found one of 4; continue with pretrain.num_processes=4" in results["other_world"]
 
 
+def test_code_in_a_checkpoint_is_not_run(results: dict[str, Any]) -> None:
+    assert "Weights only load failed" in results["foreign_pickle"]
+    assert "system" in results["foreign_pickle"]
+
+
 def test_config_is_rendered_whole() -> None:
     settings = OptimizerSettings(weight_decay=0.05, beta1=0.9, beta2=0.98, clip_norm=1.0, precision="bf16")
     golden = json.loads((PROJECT / "tests" / "golden" / "deepspeed.json").read_text())
