@@ -7,7 +7,7 @@ nothing that looks finished and equal runs give equal bytes. Nothing that is dig
 import tempfile
 from pathlib import Path
 
-from stablerep.errors import CheckpointError, DataError
+from stablerep.errors import CheckpointError, DataError, StoreError
 from stablerep.identity import digest, sha256_bytes
 from stablerep.records import CheckpointRef, DatasetRef, GeneratorRef, ModelRef
 from stablerep.stages.context import open_stage
@@ -57,6 +57,8 @@ def run(recipe: str, overrides: str, store: str, *, dataset: str, generator: str
 def _find_done(store: Store, runs: Store, key: str) -> ModelRef | None:
     try:
         done = ModelRef.from_json(runs.read_text(key)) if runs.exists(key) else None
+    except StoreError:
+        raise
     except DataError:
         return None
     return done if done and store.exists(f"models/{done.model_id}/{_SUMS}") else None

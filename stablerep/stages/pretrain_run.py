@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stablerep.config.schema import PretrainConfig
-from stablerep.errors import DataError
+from stablerep.errors import DataError, StoreError
 from stablerep.launch import TrainingJob
 from stablerep.records import CheckpointRef, DatasetRef, Record
 from stablerep.store import Store
@@ -83,7 +83,9 @@ def find_complete(run: RunConfig, runs: Store) -> CheckpointRef | None:
     try:
         done = CheckpointRef.from_json(runs.read_text(COMPLETE_KEY))
         record = Checkpoints(runs, run.run_key, run.fingerprint).read(done.step)
-    except DataError:
+    except StoreError:
+        raise
+    except DataError:  # gone or unreadable: train again
         return None
     weights = record.file(WEIGHTS_NAME)
     sizes = runs.sizes(step_prefix(done.step))
@@ -96,7 +98,12 @@ def find_final(run: RunConfig, runs: Store) -> CheckpointRecord | None:
     checkpoints = Checkpoints(runs, run.run_key, run.fingerprint)
     if run.pretrain.num_steps not in checkpoints.committed_steps():
         return None
-    record = checkpoints.read(run.pretrain.num_steps)
+    try:
+        record = checkpoints.read(run.pretrain.num_steps)
+    except StoreError:
+        raise
+    except DataError:  # a damaged record: the job falls back to the checkpoint before
+        return None
     return record if record.file(WEIGHTS_NAME) else None
 
 

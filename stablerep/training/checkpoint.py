@@ -100,6 +100,8 @@ class Checkpoints:
         for step in steps:
             try:
                 record = self.read(step)
+            except StoreError:  # out of reach is not damaged
+                raise
             except DataError as error:
                 damage = str(error)
             else:
@@ -200,6 +202,8 @@ class Checkpoints:
             key = f"{step_prefix(record.step)}/{file.name}"
             try:
                 found = self._runs.sha256(key)
+            except StoreError:
+                raise
             except DataError as error:
                 return str(error)
             if found != file.sha256:

@@ -126,6 +126,18 @@ def test_a_missing_file_and_a_broken_record_are_damage(runs: Store) -> None:
         _found(runs)
 
 
+def test_a_store_out_of_reach_is_not_damage(runs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    _save(runs, 3)
+    _save(runs, 6)
+
+    def refuse(self: Store, key: str) -> str:
+        raise StoreError(f"cannot read {key}: the network is down")
+
+    monkeypatch.setattr(Store, "sha256", refuse)
+    with pytest.raises(StoreError, match="the network is down"):
+        _found(runs)
+
+
 def test_all_damaged_is_an_error(runs: Store) -> None:
     _damage(runs, _save(runs, 3))
     with pytest.raises(CheckpointError, match="expected an intact checkpoint, found 1 committed and all damaged"):
