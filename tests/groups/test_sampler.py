@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from stablerep.config import load_recipe
 from stablerep.errors import ConfigError, DataError
-from stablerep.groups import diffusers_pipeline
+from stablerep.groups import diffusers_pipeline, diffusers_sampler
 from stablerep.groups.diffusers_sampler import DiffusersSampler
 from stablerep.groups.noise import image_key, latent_noise
 from stablerep.groups.quality import difference
@@ -150,6 +150,27 @@ def test_images_of_a_group_differ(sd: Path) -> None:
     images = _images(sd)
     assert all(difference(x, y) > 5 for i, x in enumerate(images) for y in images[:i])
     assert difference(images[0], _images(sd, noise_seed=1)[0]) > 5
+
+
+def test_each_image_has_its_own_noise_in_every_step(sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LCM draws noise between steps: even from equal latents two images of a caption must come apart."""
+    monkeypatch.setattr(diffusers_sampler, "latent_noise", lambda _, shape: torch.zeros(shape))
+    assert difference(*_images(sd, REQUESTS[:2], scheduler="ddim")) == 0
+    assert difference(*_images(sd, REQUESTS[:2], scheduler="lcm")) > 5
+
+
+def test_levels_are_rounded_to_the_nearest() -> None:
+    levels_HW = torch.arange(256, dtype=torch.float32).view(16, 16)
+    for offset in (-0.4, 0.0, 0.4):
+        (image,) = diffusers_sampler._stored(((levels_HW + offset) / 255).clamp(0, 1).expand(1, 3, 16, 16), 16)
+        assert image is not None
+        assert np.array_equal(image[:, :, 1], levels_HW.numpy())
+
+
+def test_what_is_no_image_batch_is_refused() -> None:
+    for wrong in (torch.zeros(2, 4, 8, 8), torch.zeros(3, 8, 8), [1, 2]):
+        with pytest.raises(DataError, match="expected images of 1 or 3 channels from the pipeline, found "):
+            diffusers_sampler._stored(wrong, 8)
 
 
 def test_the_text_encoder_runs_once_for_each_caption(sd: Path) -> None:
