@@ -45,8 +45,8 @@ class GeneratorConfig:
     licence: str = ""  # what the user accepts; empty: as the model's folder says
     fit: bool = False
     fit_data: str = "mnist"
-    fit_num_vae_steps: int = 1500
-    fit_num_steps: int = 4000
+    fit_num_vae_steps: int = 1200
+    fit_num_steps: int = 1400
     fit_seed: int = 0
 
     def __post_init__(self) -> None:

@@ -66,6 +66,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], best_row: int
     lines = [
         ('<tr class="best">' if i == best_row else "<tr>")
         + "".join(f"<td{c}>{escape(cell)}</td>" for c, cell in zip(classes, row, strict=True))
+        + "</tr>"
         for i, row in enumerate(rows)
     ]
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

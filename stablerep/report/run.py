@@ -73,14 +73,10 @@ def run_html(run: Run) -> str:
         f"<h1>{escape(run.recipe.name)}: {escape(run.state.lower())}</h1>",
         f'<p class="soft">{escape(run.recipe.description)}</p>',
         f"<p><b>{escape(run.error)}</b></p>" if run.error else "",
-        '<div class="tiles">'
-        + "".join(f'<div class="tile"><b>{escape(v)}</b><span>{escape(k)}</span></div>' for k, v in _tiles(run))
-        + "</div>",
+        _tiles_html(_tiles(run)),
         _call(run),
     ]
-    for name, title in (("commit", "Groups of images"), ("pretrain", "Training"), ("probe", "Probe on real images")):
-        if name in run.pages:
-            parts.append(f'<section id="{name}"><h2>{title}</h2>{body_of(run.pages[name])}</section>')
+    parts += [f'<section id="{name}">{body_of(run.pages[name])}</section>' for name in ("commit", "pretrain", "probe") if name in run.pages]
     parts += ["<h2>Facts</h2>", table(["what", "value"], _facts(run)), "<h2>Stages</h2>", _stages(run)]
     return page(f"stablerep {run.recipe.name}", "\n".join(parts))
 
@@ -95,7 +91,7 @@ def _tiles(run: Run) -> list[tuple[str, str]]:
     if verification:
         tiles.append(("endpoint, median", f"{verification['latency_p50_ms']:.1f} ms"))
     seconds = sum(entry.ended_at - entry.started_at for entry in run.entries)
-    return [*tiles, ("stage time, all processes", f"{seconds:.0f} s")]
+    return [*tiles, ("time in stages", f"{seconds:.0f} s")]
 
 
 def _tiles_html(tiles: list[tuple[str, str]]) -> str:
@@ -104,33 +100,33 @@ def _tiles_html(tiles: list[tuple[str, str]]) -> str:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    sources: list[tuple[str, Callable[[dict[str, Any]], list[tuple[str, str]]]]] = [
-        (
-            "prepare",
-            lambda r: [("captions", f"{r['num_captions']} kept ({', '.join(f'{v} {k}' for k, v in sorted(r['counts'].items()))})")],
-        ),
-        ("generator", lambda r: [("generator", f"{r['pipeline_class']} {r['generator_id']}, licence {r['licence']}")]),
-        ("commit", lambda r: [("data set", f"{r['dataset_id']}: {r['num_groups']} groups, {r['num_images']} images at {r['uri']}")]),
-        ("pretrain", lambda r: [("training", f"{r['step']} steps, " + ", ".join(f"{k} {v:.4g}" for k, v in sorted(r["metrics"].items())))]),
-        ("export", lambda r: [("encoder", f"{r['model_id']} ({r['architecture']}, {r['embedding_dim']} dimensions) at {r['uri']}")]),
-        (
-            "probe",
-            lambda r: [("linear probe", f"{_percent(r['headline'])} [{_percent(r['headline_low'])}, {_percent(r['headline_high'])}]")],
-        ),
-        ("gate", lambda r: [("gate", ("promoted: " if r["is_promoted"] else "held: ") + "; ".join(r["reasons"]))]),
-        ("deploy", lambda r: [("endpoint", r["url"])]),
-        ("verify", lambda r: [("latency", f"p50 {r['latency_p50_ms']:.1f} ms, p99 {r['latency_p99_ms']:.1f} ms")]),
-    ]
-    facts = [fact for name, read in sources if (record := run.record(name)) for fact in read(record)]
+    facts = [(title, tell(record)) for stage, title, tell in _TOLD if (record := run.record(stage))]
     return [*facts, ("store", run.store_uri)]
 
 
 def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
+    return ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in sorted(counts.items()) if name not in ("kept",))
 
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
+
+
+def _interval(record: dict[str, Any]) -> str:
+    return f"{_percent(record['headline'])} [{_percent(record['headline_low'])}, {_percent(record['headline_high'])}]"
+
+
+_TOLD: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
+    ("prepare", "captions", lambda r: f"{r['num_captions']} kept; {_counts(r['counts'])}"),
+    ("generator", "generator", lambda r: f"{r['pipeline_class']} {r['generator_id']}, licence {r['licence']}"),
+    ("commit", "data set", lambda r: f"{r['dataset_id']}: {r['num_groups']} groups, {r['num_images']} images at {r['uri']}"),
+    ("pretrain", "training", lambda r: f"{r['step']} steps, " + ", ".join(f"{k} {v:.4g}" for k, v in sorted(r["metrics"].items()))),
+    ("export", "encoder", lambda r: f"{r['model_id']} ({r['architecture']}, {r['embedding_dim']} dimensions) at {r['uri']}"),
+    ("probe", "linear probe", _interval),
+    ("gate", "gate", lambda r: ("promoted: " if r["is_promoted"] else "held: ") + "; ".join(r["reasons"])),
+    ("deploy", "endpoint", lambda r: str(r["url"])),
+    ("verify", "latency", lambda r: f"p50 {r['latency_p50_ms']:.1f} ms, p99 {r['latency_p99_ms']:.1f} ms"),
+]
 
 
 def _call(run: Run) -> str:

@@ -34,7 +34,10 @@ class Ledger:
         self._store = store
 
     def keep(self, entry: Entry) -> None:
-        """Write or replace an entry."""
+        """Write or replace an entry; one that took and returned the same keeps its times, which say what the work cost."""
+        known = self.find(entry.name)
+        if known and (known.output, known.inputs) == (entry.output, entry.inputs):
+            return
         self._store.write(f"ledger/{self.key}/{entry.name}.json", entry.to_json())
 
     def find(self, name: str) -> Entry | None:

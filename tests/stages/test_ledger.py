@@ -1,0 +1,40 @@
+import pytest
+
+from stablerep.config import load_recipe
+from stablerep.errors import ConfigError, DataError
+from stablerep.stages.dispatch import run_stage
+from stablerep.stages.ledger import Entry, Ledger
+from stablerep.store import Store
+
+
+def _entry(output: str, started_at: float, **inputs: str) -> Entry:
+    return Entry("pretrain", output, inputs, started_at, started_at + 100)
+
+
+def test_an_entry_that_is_repeated_keeps_the_times_of_the_work(store: Store) -> None:
+    ledger = Ledger(store, load_recipe("smoke"))
+    ledger.keep(_entry("{}", 10.0, dataset="a"))
+    ledger.keep(_entry("{}", 500.0, dataset="a"))
+    assert [entry.started_at for entry in ledger.entries()] == [10.0]
+    ledger.keep(_entry("{}", 900.0, dataset="b"))
+    assert [entry.started_at for entry in ledger.entries()] == [900.0]
+
+
+def test_configurations_do_not_share_a_ledger(store: Store) -> None:
+    Ledger(store, load_recipe("smoke")).keep(_entry("{}", 10.0))
+    other = Ledger(store, load_recipe("smoke", "pretrain.seed=1"))
+    assert other.find("pretrain") is None
+    with pytest.raises(DataError, match=r"expected the result of stage 'pretrain'.*run that stage first"):
+        other.output("pretrain")
+
+
+def test_dispatch_refuses_what_it_cannot_run(store: Store) -> None:
+    with pytest.raises(ConfigError, match="unknown stage 'train'"):
+        run_stage("train", "smoke", "", store.uri)
+    with pytest.raises(DataError, match="expected the result of stage 'commit'"):
+        run_stage("pretrain", "smoke", "", store.uri)
+
+
+def test_a_stage_is_run_and_kept(store: Store) -> None:
+    output = run_stage("prepare", "smoke", "", store.uri)
+    assert Ledger(store, load_recipe("smoke")).output("prepare") == output
