@@ -230,7 +230,6 @@ class GateConfig:
 class DeployConfig:
     """deploy and verify: the endpoint."""
 
-    backend: Literal["local"] = "local"
     name: str = "stablerep"
     port: int = 8080
     grpc_port: int = 8081
