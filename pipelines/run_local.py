@@ -94,10 +94,10 @@ def _run_pipeline(options: argparse.Namespace, overrides: str, store: str) -> in
     return 0
 
 
-def code_digest() -> str:
+def code_digest(project: Path = PROJECT) -> str:
     """SHA-256 over the code that tasks run: stablerep/ and components/."""
-    files = sorted(path for folder in ("stablerep", "components") for path in (PROJECT / folder).rglob("*.py"))
-    return sha256_bytes(part for path in files for part in (str(path.relative_to(PROJECT)).encode(), path.read_bytes()))
+    files = sorted(path for folder in ("stablerep", "components") for path in (project / folder).rglob("*.py"))
+    return sha256_bytes(part for path in files for part in (str(path.relative_to(project)).encode(), path.read_bytes()))
 
 
 def _follow(arguments: Sequence[str], log_path: Path) -> int:
@@ -129,6 +129,12 @@ def _follow(arguments: Sequence[str], log_path: Path) -> int:
     return child.returncode
 
 
+def _bar(text: str, width: int = 20) -> str:
+    match = re.search(r"\(([\d.]+) %\)", text)
+    done = round(width * float(match[1]) / 100) if match else 0
+    return "\u2588" * done + "\u2591" * (width - done)
+
+
 class TaskView:
     """Shows the tasks of a run from the lines of its log; progress is redrawn in place in a terminal."""
 
@@ -158,7 +164,7 @@ class TaskView:
 
     def _progress(self, text: str) -> None:
         if self._is_terminal:
-            print(f"\r\x1b[K  ...     {text.strip()}"[:160], end="", flush=True)
+            print(f"\r\x1b[K  {_bar(text)} {text.strip()}"[:150], end="", flush=True)
             self._is_dirty = True
         else:
             print(f"  ...     {text.strip()}", flush=True)

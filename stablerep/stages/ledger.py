@@ -12,6 +12,7 @@ from stablerep.config import Recipe, fingerprint
 from stablerep.errors import DataError
 from stablerep.identity import sha256_bytes
 from stablerep.records import Record
+from stablerep.stages import STAGES
 from stablerep.store import Store
 
 
@@ -46,9 +47,9 @@ class Ledger:
         return Entry.from_json(self._store.read_text(key)) if self._store.exists(key) else None
 
     def entries(self) -> list[Entry]:
-        """All entries in the order in which they ended."""
+        """All entries in the order of the stages."""
         found = [Entry.from_json(self._store.read_text(key)) for key in self._store.list(f"ledger/{self.key}")]
-        return sorted(found, key=lambda entry: entry.ended_at)
+        return sorted(found, key=lambda entry: (STAGES.index(entry.name.partition("-")[0]), entry.name))
 
     def output(self, name: str) -> str:
         """The record a stage returned, as JSON text.
