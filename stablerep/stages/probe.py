@@ -5,7 +5,6 @@ The evaluation is registered in the Parquet catalogue; Feast's online store take
 that measures needs no Feast.
 """
 
-import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -13,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stablerep.endpoint.folder import local_folder
 from stablerep.errors import CheckpointError
 from stablerep.records import Evaluation, ModelRef
 from stablerep.stages.context import Stage, open_stage
@@ -95,7 +95,7 @@ def _measure(stage: Stage, reference: ModelRef, protocol: "ProbeProtocol", ident
     from stablerep.probes.evaluate import evaluate_encoder
 
     device, config = "cuda" if torch.cuda.is_available() else "cpu", stage.recipe.probe
-    with _local_folder(reference.uri) as folder:
+    with local_folder(reference.uri) as folder:
         encoder = load_encoder(folder, device)
     if encoder.model_id != reference.model_id:
         raise CheckpointError(f"{reference.uri}: expected {reference.model_id}, found {encoder.model_id}; export the model again")
@@ -124,20 +124,6 @@ def _few_threads(size_px: int) -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _local_folder(uri: str) -> Generator[Path]:
-    """The files of an exported model in a folder of this machine, for as long as the context lasts."""
-    source = Store(uri)
-    sums = source.local_path("SHA256SUMS")
-    if sums is not None:
-        yield sums.parent
-        return
-    with tempfile.TemporaryDirectory(prefix="stablerep-probe-") as temporary:
-        for key in source.list():
-            source.get(key, Path(temporary) / key)
-        yield Path(temporary)
 
 
 def _report_scores(stage: Stage, result: "ProbeResult") -> None:
