@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stablerep.config import Recipe, load_recipe
-from stablerep.errors import ConfigError
+from stablerep.errors import ConfigError, PortInUseError
 from stablerep.store import Store
 from stablerep.telemetry import Reporter, Sink
 from stablerep.telemetry.reporter import JsonlSink
+
+log = logging.getLogger("stablerep")
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,12 @@ def open_stage(name: str, recipe: str, overrides: str, store: str, metrics_key: 
 
 def set_up_logging() -> None:
     """One line an event on standard error: time, level, text."""
-    logger = logging.getLogger("stablerep")
-    if not logger.handlers:
+    if not log.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
 
 
 def _log_every_seconds() -> float:
@@ -85,5 +86,9 @@ def _exporter() -> tuple[tuple[Sink, ...], Callable[[], None]]:
         raise ConfigError(f"STABLEREP_METRICS_PORT: expected a port from 1 to 65535, found {port!r}")
     from stablerep.integrations.prometheus_sink import serve_metrics
 
-    sink, stop = serve_metrics(int(port), os.environ.get("STABLEREP_METRICS_HOST", "127.0.0.1"))
+    try:
+        sink, stop = serve_metrics(int(port), os.environ.get("STABLEREP_METRICS_HOST", "127.0.0.1"))
+    except PortInUseError as error:  # two lanes on one machine: the work matters more than the second exporter
+        log.warning("this stage exports no metrics: %s", error)
+        return (), lambda: None
     return (sink,), stop
