@@ -11,7 +11,7 @@ from stablerep.config import recipe_json
 from stablerep.records import Record
 from stablerep.report.run import Run, run_html, run_markdown
 from stablerep.stages.context import open_stage
-from stablerep.stages.ledger import Ledger
+from stablerep.stages.ledger import Entry, Ledger
 from stablerep.store import Store
 
 _PAGES = {
@@ -53,7 +53,8 @@ def run(
     """
     with open_stage("finish", recipe, overrides, store) as stage:
         ledger = Ledger(stage.store, stage.recipe)
-        facts = Run(ledger.key, stage.recipe, state, error, tuple(ledger.entries()), stage.store.uri, _pages(stage.store, ledger))
+        entries = _of_this_run(ledger.entries())
+        facts = Run(ledger.key, stage.recipe, state, error, entries, stage.store.uri, _pages(stage.store, entries))
         folder = f"reports/{ledger.key}"
         outputs = {"summary.md": run_markdown(facts), "report.html": run_html(facts), "config.json": recipe_json(stage.recipe)}
         for name, text in outputs.items():
@@ -64,9 +65,16 @@ def run(
     return RunReport(ledger.key, state, stage.store.uri_of(f"{folder}/report.html"))
 
 
-def _pages(store: Store, ledger: Ledger) -> dict[str, str]:
+def _of_this_run(entries: list[Entry]) -> tuple[Entry, ...]:
+    """Without the branch that the gate did not take: an earlier run of the same configuration may have taken it."""
+    verdict = next((json.loads(entry.output)["is_promoted"] for entry in entries if entry.name == "gate"), None)
+    not_taken = {True: {"hold"}, False: {"deploy", "verify"}, None: set[str]()}[verdict]
+    return tuple(entry for entry in entries if entry.name not in not_taken)
+
+
+def _pages(store: Store, entries: tuple[Entry, ...]) -> dict[str, str]:
     pages: dict[str, str] = {}
-    for entry in ledger.entries():
+    for entry in entries:
         if entry.name in _PAGES:
             key = _PAGES[entry.name].format(**json.loads(entry.output))
             if store.exists(key):
