@@ -6,7 +6,8 @@ SET ?=
 STORE ?=
 BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
-RUN := $(BIN)/python -m pipelines.run_local --recipe $(RECIPE) $(foreach pair,$(SET),--set $(pair)) $(if $(STORE),--store $(STORE))
+SETS = $(foreach pair,$(SET),--set $(pair))
+RUN = $(BIN)/python -m pipelines.run_local --recipe $(RECIPE) $(SETS) $(if $(STORE),--store $(STORE))
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,9 +23,9 @@ setup: .venv/ready  ## install everything, hash-locked, into .venv
 run: .venv/ready  ## the whole pipeline on this machine: RECIPE=quickstart SET="pretrain.num_steps=600" STORE=URI
 	@$(RUN)
 serve: .venv/ready  ## serve the promoted encoder in the foreground
-	@$(BIN)/stablerep serve --recipe $(RECIPE) --store $(or $(STORE),build/run/store)
+	@$(BIN)/stablerep serve --recipe $(RECIPE) $(SETS) --store $(or $(STORE),build/run/store)
 stop: .venv/ready  ## stop the endpoint that `make run` left running
-	@$(BIN)/stablerep stop --recipe $(RECIPE) --store $(or $(STORE),build/run/store)
+	@$(BIN)/stablerep stop --recipe $(RECIPE) $(SETS) --store $(or $(STORE),build/run/store)
 
 ##@ check
 check: .venv/ready  ## lint, types, drift of the compiled pipelines, contracts

@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -36,7 +37,7 @@ _ERROR = re.compile(r"stablerep\.errors\.(\w+): (.*)")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the pipeline and follow it; returns the exit code of `stablerep.errors`."""
     options = _parser().parse_args(arguments)
-    overrides = " ".join(options.set)
+    overrides = shlex.join(options.set)
     store = options.store or (Path(options.root).absolute() / "store").as_uri()
     try:
         ledger = Ledger(Store(store), load_recipe(options.recipe, overrides))
@@ -84,7 +85,7 @@ def _run_pipeline(options: argparse.Namespace, overrides: str, store: str) -> in
         pipeline_root=str(root / "tasks"),
         raise_on_error=True,
         enable_caching=not options.no_cache,
-        cache_root=str(root / "cache" / code_digest()[:16]),
+        cache_root=str(_cache_folder(store, root) / code_digest()[:16]),
     )
     try:
         stablerep(recipe=options.recipe, overrides=overrides, store=store)
@@ -92,6 +93,11 @@ def _run_pipeline(options: argparse.Namespace, overrides: str, store: str) -> in
         print(error, flush=True)
         return 1
     return 0
+
+
+def _cache_folder(store: str, root: Path) -> Path:
+    """Inside a local store, so that who deletes the results deletes the memory of them; else under the run's root."""
+    return Store(store).local_path("cache") or root / "cache"
 
 
 def code_digest(project: Path = PROJECT) -> str:

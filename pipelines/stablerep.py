@@ -29,7 +29,7 @@ MAX_PARALLEL_LANES = 16
 
 
 def _fresh(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Never served from the cache: these look at the world, or resume themselves."""
+    """Never served from the cache: these look at the world, or find in the store what is done and make what is missing."""
     return task.set_caching_options(enable_caching=False)
 
 
@@ -48,8 +48,8 @@ def stablerep(store: str, recipe: str = "quickstart", overrides: str = ""):
         model = generator(**run).after(checks)
         prepared = prepare(**run, generator=model.output)
         with dsl.ParallelFor(prepared.output, name="lanes", parallelism=MAX_PARALLEL_LANES) as work:
-            made = generate(**run, work=work).set_retry(3)
-        dataset = commit(**run, work=prepared.output, lanes=dsl.Collected(made.output)).outputs["Output"]
+            made = _fresh(generate(**run, work=work).set_retry(3))
+        dataset = _fresh(commit(**run, work=prepared.output, lanes=dsl.Collected(made.output))).outputs["Output"]
         checkpoint = _fresh(pretrain(**run, dataset=dataset).set_retry(3)).outputs["Output"]
         encoder = export(**run, dataset=dataset, generator=model.output, checkpoint=checkpoint).outputs["Output"]
         evaluation = probe(**run, model=encoder).outputs["Output"]

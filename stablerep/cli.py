@@ -6,6 +6,7 @@ code and one sentence; anything else is a bug and shows its traceback.
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,7 @@ _HELP = {
     "prepare": "read, clean and de-duplicate captions; write the prompt set",
     "generator": "resolve and verify the text-to-image model (or fit the embedded one)",
     "generate": "make one lane's groups of images and commit its shards",
-    "commit": "verify every shard and write the manifest of the data set",
+    "commit": "verify every shard and write the manifest; a data set that has one is returned as it is",
     "pretrain": "train the vision transformer on the groups (TorchX, torchrun, DeepSpeed)",
     "export": "write the encoder as safetensors with its card and lineage",
     "probe": "measure frozen features on real images",
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    overrides = " ".join(getattr(options, "set", []))
+    overrides = shlex.join(getattr(options, "set", []))
     if options.command == "recipes":
         from stablerep.config import RECIPES
 

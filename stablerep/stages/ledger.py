@@ -59,7 +59,10 @@ class Ledger:
         """
         entry = self.find(name)
         if entry is None:
-            raise DataError(f"expected the result of stage {name!r} for {self.key} in {self._store.uri}, found none; run that stage first")
+            raise DataError(
+                f"expected the result of stage {name!r} for {self.key} in {self._store.uri}, found none; run that stage first "
+                "(results are kept for each recipe with its overrides: pass the same --set to every stage)"
+            )
         return entry.output
 
 

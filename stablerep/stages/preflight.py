@@ -15,13 +15,14 @@ from pathlib import Path
 
 from stablerep.captions.read import check_source
 from stablerep.config import Recipe
-from stablerep.errors import ConfigError, StablerepError
+from stablerep.errors import CaptionError, ConfigError, PortInUseError, StablerepError, StoreError
 from stablerep.records import Record
 from stablerep.stages.context import open_stage
 from stablerep.store import Store
 
 _PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "timm", "deepspeed", "torchx", "kserve", "prometheus_client")
 _FREE_BYTES = 2 << 30
+_ERRORS: dict[str, type[StablerepError]] = {"store": StoreError, "captions": CaptionError, "endpoint ports": PortInUseError}
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def run(recipe: str, overrides: str, store: str, *, table_path: str = "") -> Pre
     """Check everything; write the table as Markdown to `table_path` when given.
 
     Raises:
-        ConfigError: something is missing; the message lists what and what to do.
+        StablerepError: something is missing; the message lists what and what to do, the class is that of the first failure (StoreError,
+            CaptionError, PortInUseError, else ConfigError).
     """
     with open_stage("preflight", recipe, overrides, store) as stage:
         checks = tuple(check(stage.recipe, stage.store) for check in _CHECKS)
@@ -53,7 +55,8 @@ def run(recipe: str, overrides: str, store: str, *, table_path: str = "") -> Pre
         Path(table_path).write_text(markdown(checks), encoding="utf-8")
     failed = [check for check in checks if not check.is_ok]
     if failed:
-        raise ConfigError("preflight: " + "; ".join(f"{check.name}: {check.found}. Remedy: {check.remedy}" for check in failed))
+        kind = _ERRORS.get(failed[0].name, ConfigError)
+        raise kind("preflight: " + "; ".join(f"{check.name}: {check.found}. Remedy: {check.remedy}" for check in failed))
     return Preflight(checks)
 
 

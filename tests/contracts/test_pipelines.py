@@ -11,7 +11,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT))
 COMPILED = PROJECT / "pipelines" / "compiled" / "stablerep.yaml"
 COMPONENTS = sorted((PROJECT / "components").glob("*/*/component.py"))
-NEVER_CACHED = {"preflight", "pretrain", "gate", "deploy", "verify", "hold", "finish"}
+NEVER_CACHED = {"preflight", "generate", "commit", "pretrain", "gate", "deploy", "verify", "hold", "finish"}
 
 
 @pytest.fixture(scope="module")

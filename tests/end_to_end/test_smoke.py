@@ -101,10 +101,21 @@ def test_what_ran_is_what_was_compiled(finished: Finished) -> None:
 
 def test_again_is_a_cache_hit(finished: Finished) -> None:
     again = _run(finished.root)
-    for stage in ("prepare", "generator", "generate", "commit", "export", "probe"):
+    for stage in ("prepare", "generator", "export", "probe"):
         assert f"cached  {stage}" in again.text
     assert again.seconds < 60
     assert again.record("deploy")["model_id"] == finished.record("export")["model_id"]
+
+
+def test_what_is_gone_from_the_store_is_made_again_the_same(finished: Finished) -> None:
+    dataset = finished.record("commit")
+    folder = finished.root / "store" / "groups" / dataset["dataset_id"]
+    shard = (folder / "shards" / "00001.tar").read_bytes()
+    for path in (folder / "manifest.json", *(folder / "shards").glob("00001.*")):
+        path.unlink()
+    again = _run(finished.root)
+    assert again.record("commit") == dataset
+    assert (folder / "shards" / "00001.tar").read_bytes() == shard
 
 
 def test_a_model_that_the_gate_turns_down_is_held(finished: Finished) -> None:
@@ -135,7 +146,7 @@ def test_killed_three_times_it_ends_the_same(finished: Finished, tmp_path: Path)
 def test_bad_parameters_end_with_their_exit_code_and_one_sentence(tmp_path: Path) -> None:
     missing = f"captions.source={tmp_path}/none.csv"
     result = subprocess.run(_command(tmp_path, "--set", missing), cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False)
-    assert result.returncode == 2
+    assert result.returncode == 3
     assert "none.csv" in result.stderr
     assert "preflight" in result.stderr
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from stablerep.config import load_recipe
-from stablerep.errors import ConfigError
+from stablerep.errors import CaptionError
 from stablerep.records import EndpointRef, GateDecision, PromptSet
 from stablerep.stages import finish, hold, preflight
 from stablerep.stages.ledger import Entry, Ledger
@@ -53,7 +53,7 @@ def test_hold_says_why(store: Store, tmp_path: Path) -> None:
 def test_preflight_lists_every_failure_with_its_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in place of a folder", encoding="utf-8")
     store, table = (tmp_path / "store").as_uri(), tmp_path / "table.md"
-    with pytest.raises(ConfigError, match=r"captions: .*none\.csv.*Remedy: set captions\.source"):
+    with pytest.raises(CaptionError, match=r"captions: .*none\.csv.*Remedy: set captions\.source"):
         preflight.run("smoke", f"captions.source={tmp_path}/none.csv", store, table_path=str(table))
     assert "| **failed** | captions |" in table.read_text(encoding="utf-8")
     assert "| ok | store |" in table.read_text(encoding="utf-8")
