@@ -1,5 +1,6 @@
 """Fixtures for every test: a clean environment, a store in a temporary folder, one thread."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,15 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("STABLEREP_", "AWS_", "KUBE", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _clean_logging() -> None:
+    """As in a new process: a stage that ran in an earlier test has set the product's logger up, and pytest would see each line twice."""
+    logger = logging.getLogger("stablerep")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
