@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stablerep.config.schema import ProbeConfig
 from stablerep.endpoint.folder import local_folder
 from stablerep.errors import CheckpointError
 from stablerep.records import Evaluation, ModelRef
@@ -46,7 +47,7 @@ def run(recipe: str, overrides: str, store: str, *, model: str, report_path: str
     from stablerep.probes.result import find_result, report_key, write_result
 
     with open_stage("probe", recipe, overrides, store) as stage:
-        reference, protocol = ModelRef.from_json(model), _protocol(stage)
+        reference, protocol = ModelRef.from_json(model), protocol_of(stage.recipe.probe)
         identity = identify(stage.recipe.probe.dataset)
         suite = protocol.suite(identity)
         stage.reporter.report("stablerep_run_info", 1, stage="probe", id=reference.model_id)
@@ -81,10 +82,11 @@ def kubeflow_metrics(store: str, evaluation: str) -> tuple[dict[str, float], lis
     return metrics, list(result.class_names), [list(row) for row in result.confusion]
 
 
-def _protocol(stage: Stage) -> "ProbeProtocol":
+def protocol_of(config: ProbeConfig) -> "ProbeProtocol":
+    """The protocol a recipe asks for; with the data it makes the suite under which `gate` and `verify` know a champion."""
     from stablerep.probes.protocol import ProbeProtocol
 
-    return ProbeProtocol(**{field.name: getattr(stage.recipe.probe, field.name) for field in fields(ProbeProtocol)})
+    return ProbeProtocol(**{field.name: getattr(config, field.name) for field in fields(ProbeProtocol)})
 
 
 def _measure(stage: Stage, reference: ModelRef, protocol: "ProbeProtocol", identity: dict[str, Any]) -> "ProbeResult":

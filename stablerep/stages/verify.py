@@ -5,7 +5,6 @@ champion is always a model that was served. Always runs: a server may have chang
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -99,10 +98,9 @@ def _rolled_back(stage: Stage, chosen: ModelRef, failed: list[str], findings: "F
 
 def _promote(stage: Stage, model_id: str) -> None:
     from stablerep.probes.data import identify
-    from stablerep.probes.protocol import ProbeProtocol
     from stablerep.stages.catalogue_choice import open_catalogue
+    from stablerep.stages.probe import protocol_of
 
     probe = stage.recipe.probe
-    protocol = ProbeProtocol(**{field.name: getattr(probe, field.name) for field in fields(ProbeProtocol)})
     catalogue = open_catalogue(stage.store, stage.recipe.gate.has_catalogue)
-    catalogue.promote(model_id, protocol.suite(identify(probe.dataset)), datetime.now(UTC).isoformat(timespec="seconds"))
+    catalogue.promote(model_id, protocol_of(probe).suite(identify(probe.dataset)), datetime.now(UTC).isoformat(timespec="seconds"))
