@@ -9,7 +9,9 @@
     |-- CheckpointError            exit 4   a checkpoint is damaged or belongs to another run
     |-- DivergenceError            exit 5   a loss or an embedding is not finite
     |-- LaunchError                exit 6   a job or a server did not start or ended badly (retryable)
-    |   `-- PortInUseError                  the port of the endpoint is taken
+    |   |-- PortInUseError                  the port of the endpoint is taken
+    |   `-- ClusterError                    the Kubernetes API server refused or cannot be reached
+    |       `-- AlreadyExistsError          an object of this name is there
     |-- GateError                  exit 7   verification of a deployed endpoint failed
     |-- Preempted                  exit 75  stopped by SIGTERM after a checkpoint (retryable)
     `-- RequestError               4xx      what a caller of the endpoint did wrong
@@ -80,6 +82,18 @@ class PortInUseError(LaunchError):
     """The port asked for is taken by another process."""
 
     is_retryable = False
+
+
+class ClusterError(LaunchError):
+    """The Kubernetes API server refused a request, or cannot be reached. `status` is its HTTP status, 0 where there was no answer."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class AlreadyExistsError(ClusterError):
+    """An object of this name is there (409)."""
 
 
 class GateError(StablerepError):

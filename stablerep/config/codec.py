@@ -15,9 +15,16 @@ from stablerep.errors import ConfigError
 from stablerep.identity import canonical_json, digest
 from stablerep.typed import decode, suggestion
 
+CLUSTER_SECTIONS = ("launch", "deploy")  # what a cluster may set for all its users: nothing that decides a result
 
-def load_recipe(name: str, overrides: str = "") -> Recipe:
+
+def load_recipe(name: str, overrides: str = "", *, cluster: str = "") -> Recipe:
     """The recipe `name` with `overrides` applied.
+
+    Args:
+        name: of the recipe.
+        overrides: the user's words.
+        cluster: the words of a cluster's platform team, applied first; only keys of `launch` and `deploy`.
 
     Raises:
         ConfigError: unknown recipe, malformed override, unknown key, wrong type, or a value out of range.
@@ -25,7 +32,7 @@ def load_recipe(name: str, overrides: str = "") -> Recipe:
     if name not in RECIPES:
         raise ConfigError(f"unknown recipe {name!r}{suggestion(name, set(RECIPES))}")
     plain = json.loads(canonical_json(RECIPES[name]))
-    for key, value in parse_overrides(overrides):
+    for key, value in [*_cluster_pairs(cluster), *parse_overrides(overrides)]:
         _assign(plain, key, value)
     try:
         return decode(Recipe, plain, where="recipe")
@@ -49,6 +56,16 @@ def parse_overrides(text: str) -> list[tuple[str, Any]]:
         if not equals or not key:
             raise ConfigError(f"overrides: expected section.key=value, found {word!r}")
         pairs.append((key, _value(value)))
+    return pairs
+
+
+def _cluster_pairs(text: str) -> list[tuple[str, Any]]:
+    pairs = parse_overrides(text)
+    for key, _ in pairs:
+        if not key.startswith(tuple(f"{section}." for section in CLUSTER_SECTIONS)):
+            raise ConfigError(
+                f"STABLEREP_CLUSTER: expected keys of {' and '.join(CLUSTER_SECTIONS)}, found {key!r}; pass it as an override"
+            )
     return pairs
 
 

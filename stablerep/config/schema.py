@@ -227,10 +227,63 @@ class GateConfig:
 
 
 @dataclass(frozen=True)
+class LaunchConfig:
+    """pretrain: where the training job runs. Facts of a cluster, most often set by its platform team (STABLEREP_CLUSTER)."""
+
+    backend: Literal["local", "trainjob", "volcano"] = "local"
+    namespace: str = ""  # empty: the launcher's own
+    image: str = ""  # of the training processes, by digest; empty: STABLEREP_TRAIN_IMAGE, which the compiled pipeline sets
+    runtime: str = "stablerep-deepspeed"  # TrainingRuntime, for trainjob
+    queue: str = ""  # Kueue LocalQueue (trainjob) or Volcano queue
+    priority_class: str = ""
+    service_account: str = "stablerep-train"
+    store_secret: str = "stablerep-store"  # Secret and ConfigMap of this name become the environment of every process, where they exist
+    gpus_per_process: int = 1  # 0: train on CPUs
+    gpu_resource: str = "nvidia.com/gpu"
+    cpus_per_process: int = 0  # 0: one and one a loader worker
+    memory_gib_per_process: int = 0  # 0: 32 with a GPU, else 4
+    shared_memory_gib: int = 16  # /dev/shm of a node
+    node_selector: tuple[str, ...] = ()  # key=value
+    tolerations: tuple[str, ...] = ()  # key[=value]:effect, as kubectl taint writes them
+    queue_timeout_seconds: int = 604_800  # Suspended or without a place
+    start_timeout_seconds: int = 1_800  # placed, images pulled, containers started
+    heartbeat_timeout_seconds: int = 1_800  # running without a step
+    max_preemptions: int = 20  # ends by eviction or exit 75 that are followed by another attempt
+    grace_seconds: int = 120  # to save in, when asked to stop
+
+    def __post_init__(self) -> None:
+        """Check ranges and what must agree."""
+        _check(self.gpus_per_process in (0, 1), f"launch.gpus_per_process: expected 0 or 1, found {self.gpus_per_process}")
+        for name in ("cpus_per_process", "memory_gib_per_process", "shared_memory_gib", "max_preemptions"):
+            _check(getattr(self, name) >= 0, f"launch.{name}: expected 0 or more, found {getattr(self, name)}")
+        for name in ("queue_timeout_seconds", "start_timeout_seconds", "heartbeat_timeout_seconds", "grace_seconds"):
+            _check(getattr(self, name) >= 1, f"launch.{name}: expected 1 or more, found {getattr(self, name)}")
+        for word in self.node_selector:
+            _check(word.find("=") > 0, f"launch.node_selector: expected key=value, found {word!r}")
+        for word in self.tolerations:
+            is_known = word.partition(":")[2] in ("NoSchedule", "PreferNoSchedule", "NoExecute") and not word.startswith((":", "="))
+            _check(is_known, f"launch.tolerations: expected key[=value]:effect, as in nvidia.com/gpu:NoSchedule, found {word!r}")
+
+
+@dataclass(frozen=True)
 class DeployConfig:
-    """deploy and verify: the endpoint."""
+    """deploy and verify: the endpoint, and on a cluster how traffic moves to a new encoder."""
 
     name: str = "stablerep"
+    backend: Literal["local", "standard_canary", "knative_canary", "blue_green"] = "local"
+    namespace: str = ""  # empty: the namespace of the stage
+    runtime: str = "stablerep-encoder"  # ServingRuntime
+    service_account: str = "stablerep-serve"
+    autoscaler: Literal["none", "hpa", "keda", "knative"] = "none"
+    min_replicas: int = 1
+    max_replicas: int = 1
+    gpus: int = 0
+    gateway: str = ""  # namespace/name of the Gateway whose HTTPRoute splits traffic, for standard_canary
+    canary_percents: tuple[int, ...] = (5, 25, 50)
+    step_seconds: float = 120.0  # how long every step is watched
+    prometheus_url: str = ""  # what judges a step; required where there are steps
+    max_error_ratio: float = 0.01
+    max_p99_seconds: float = 1.0
     port: int = 8080
     grpc_port: int = 8081
     ready_timeout_seconds: float = 90.0
@@ -241,9 +294,44 @@ class DeployConfig:
     max_batch: int = 64
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check ranges and refuse combinations that KServe cannot serve."""
+        is_knative = self.backend == "knative_canary"
+        _check(
+            self.autoscaler == "none" or is_knative == (self.autoscaler == "knative"),
+            f"deploy.autoscaler={self.autoscaler}: expected knative with knative_canary, hpa or keda with standard_canary "
+            f"or blue_green, found deploy.backend={self.backend}",
+        )
+        _check(
+            self.backend != "local" or self.autoscaler == "none",
+            f"deploy.autoscaler={self.autoscaler}: expected none with deploy.backend=local; an endpoint on this machine does not scale",
+        )
+        _check(
+            self.min_replicas >= 1 or is_knative,
+            f"deploy.min_replicas: expected 1 or more, found {self.min_replicas}; only deploy.backend=knative_canary scales to zero",
+        )
+        _check(
+            self.max_replicas >= max(self.min_replicas, 1), f"deploy.max_replicas: expected min_replicas or more, found {self.max_replicas}"
+        )
+        _check(
+            self.backend != "standard_canary" or self.gateway.count("/") == 1,
+            f"deploy.gateway: expected namespace/name of a Gateway with deploy.backend=standard_canary, found {self.gateway!r}",
+        )
+        _check(
+            not self.has_steps or self.prometheus_url.startswith(("http://", "https://")),
+            f"deploy.prometheus_url: expected the URL of the Prometheus that judges the canary, found {self.prometheus_url!r}",
+        )
+        percents = self.canary_percents
+        _check(
+            all(0 < percent < 100 for percent in percents) and list(percents) == sorted(set(percents)),
+            f"deploy.canary_percents: expected rising numbers from 1 to 99, found {list(percents)}",
+        )
         for name, port in (("port", self.port), ("grpc_port", self.grpc_port)):
             _check(0 <= port <= 65535, f"deploy.{name}: expected 0 (any free) to 65535, found {port}")
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether traffic moves in steps that Prometheus judges."""
+        return self.backend in ("standard_canary", "knative_canary") and bool(self.canary_percents)
 
 
 @dataclass(frozen=True)
@@ -256,6 +344,7 @@ class Recipe:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     deploy: DeployConfig = field(default_factory=DeployConfig)

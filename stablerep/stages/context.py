@@ -1,8 +1,9 @@
 """What every stage starts with: the recipe, the store, a reporter, a clean way to end.
 
 A stage's `run` takes plain values as they come from KFP, the command line or a test, opens a `Stage`, and returns a record. Environment
-variables are read here: STABLEREP_METRICS_PORT and STABLEREP_METRICS_HOST (exporter while a stage runs),
-STABLEREP_LOG_EVERY_SECONDS (progress lines where there is no terminal).
+variables are read here: STABLEREP_CLUSTER (`launch.*` and `deploy.*` words of the cluster, which the user's go over),
+STABLEREP_METRICS_PORT and STABLEREP_METRICS_HOST (exporter while a stage runs), STABLEREP_LOG_EVERY_SECONDS (progress lines where there
+is no terminal).
 """
 
 import logging
@@ -46,7 +47,7 @@ def open_stage(name: str, recipe: str, overrides: str, store: str, metrics_key: 
         ConfigError: the recipe or an override is wrong.
     """
     set_up_logging()
-    configuration = load_recipe(recipe, overrides)
+    configuration = load_recipe(recipe, overrides, cluster=os.environ.get("STABLEREP_CLUSTER", ""))
     opened = Store(store)
     prometheus, stop = _exporter()
     reporter = Reporter(name, (JsonlSink(opened, metrics_key or f"telemetry/{name}.jsonl"), *prometheus), _log_every_seconds())

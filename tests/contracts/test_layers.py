@@ -11,7 +11,7 @@ PACKAGE = PROJECT / "stablerep"
 LEVELS = [
     {"errors", "identity", "typed", "records", "__init__"},
     {"config", "store"},
-    {"captions", "groups", "shards", "batches", "models", "losses", "distributed", "telemetry", "catalogue", "report"},
+    {"captions", "groups", "shards", "batches", "models", "losses", "distributed", "telemetry", "catalogue", "report", "cluster"},
     {"training", "probes", "endpoint", "launch"},
     {"integrations"},
     {"stages"},
@@ -26,6 +26,7 @@ HOMES = {
     "feast": {"integrations"},
     "prometheus_client": {"integrations"},
     "transformers": {"groups", "models"},
+    "kubernetes": {"integrations"},
     "kfp": set(),
 }
 PURE = {"losses", "models", "shards"}
