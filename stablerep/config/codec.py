@@ -1,7 +1,8 @@
 """One path from text to configuration: recipe name, then dotted overrides, then validation.
 
 Overrides are `section.key=value` words separated by white space (shell quoting allowed), as they travel in one KFP string, in TorchX
-arguments and in `make run SET=...`. A value is JSON where it parses as JSON, else a string. Unknown keys are errors.
+arguments and in `make run SET=...`. A value is JSON where it parses as JSON, else a string; a list may be written `a,b`. Unknown keys are
+errors.
 """
 
 import dataclasses
@@ -93,12 +94,20 @@ def _assign(plain: dict[str, Any], key: str, value: Any) -> None:
         child = node.get(section)
         if not isinstance(child, dict):
             where = ".".join(sections[: depth + 1])
-            raise ConfigError(f"overrides: unknown key {where!r} in {key!r}{suggestion(section, set(node))}")
+            raise ConfigError(f"overrides: unknown key {where!r} in {key!r}{_suggestion(sections[:depth], section, node)}")
         node = cast("dict[str, Any]", child)
     if last not in node or (not sections and last in ("name", "description")):
-        raise ConfigError(f"overrides: unknown key {key!r}{suggestion(last, set(node))}")
+        raise ConfigError(f"overrides: unknown key {key!r}{_suggestion(sections, last, node)}")
     if isinstance(node[last], dict):
         raise ConfigError(f"overrides: {key!r} is a section; set one of its keys: {', '.join(sorted(cast('dict[str, Any]', node[last])))}")
     if isinstance(node[last], str) and not isinstance(value, str):
         value = json.dumps(value)
+    if isinstance(node[last], list) and isinstance(value, str):
+        value = [_value(part) for part in value.split(",")]
     node[last] = value
+
+
+def _suggestion(sections: list[str], word: str, node: dict[str, Any]) -> str:
+    """The closest key as it would be written, or all of them."""
+    prefix = "".join(f"{section}." for section in sections)
+    return suggestion(prefix + word, {prefix + key for key in node})

@@ -31,7 +31,7 @@ def test_later_overrides_win_and_strings_that_look_like_numbers_stay_strings() -
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ("pretrain.num_step=1", "unknown key 'pretrain.num_step', did you mean 'num_steps'"),
+        ("pretrain.num_step=1", "unknown key 'pretrain.num_step', did you mean 'pretrain.num_steps'"),
         ("pretrian.num_steps=1", "unknown key 'pretrian'.*did you mean 'pretrain'"),
         ("pretrain=1", "'pretrain' is a section"),
         ("name=x", "unknown key 'name'"),
@@ -48,6 +48,23 @@ def test_later_overrides_win_and_strings_that_look_like_numbers_stay_strings() -
         ("deploy.port=70000", "0 \\(any free\\) to 65535"),
         ("pretrain.text_weight=0 pretrain.image_weight=0", "nothing to learn"),
         ("generator.fit=1", "expected bool, found 1"),
+        ("launch.backend=slurm", "expected one of local, trainjob, volcano"),
+        ("launch.gpus_per_process=2", "expected 0 or 1, found 2"),
+        ("launch.max_preemptions=-1", "launch.max_preemptions: expected 0 or more"),
+        ("launch.queue_timeout_seconds=0", "launch.queue_timeout_seconds: expected 1 or more"),
+        ("launch.node_selector==gpu", "expected key=value, found '=gpu'"),
+        ("launch.tolerations=nvidia.com/gpu", "expected key.*:effect"),
+        ("launch.tolerations=nvidia.com/gpu:Sometimes", "expected key.*:effect"),
+        ("launch.tolerations=:NoSchedule", "expected key.*:effect"),
+        ("deploy.autoscaler=keda", "expected none with deploy.backend=local"),
+        ("deploy.backend=blue_green deploy.autoscaler=knative", "expected knative with knative_canary"),
+        ("deploy.backend=knative_canary deploy.autoscaler=keda deploy.canary_percents=[]", "expected knative with knative_canary"),
+        ("deploy.backend=blue_green deploy.min_replicas=0", "only deploy.backend=knative_canary scales to zero"),
+        ("deploy.max_replicas=0", "expected min_replicas or more, found 0"),
+        ("deploy.backend=standard_canary deploy.prometheus_url=http://p", "deploy.gateway: expected namespace/name"),
+        ("deploy.backend=knative_canary", "deploy.prometheus_url: expected the URL"),
+        ("deploy.canary_percents=[50,25]", "expected rising numbers from 1 to 99"),
+        ("deploy.canary_percents=[100]", "expected rising numbers from 1 to 99"),
     ],
 )
 def test_bad_overrides_say_what_was_expected(overrides: str, message: str) -> None:
@@ -92,3 +109,26 @@ def _fields(section: dataclasses.Field[object]) -> list[dataclasses.Field[object
     children = [getattr(value, field.name) for field in dataclasses.fields(value)]
     nested = [inner for child in children if dataclasses.is_dataclass(child) for inner in dataclasses.fields(child)]
     return [*dataclasses.fields(value), *nested]
+
+
+def test_what_a_cluster_sets_lies_below_the_users_words() -> None:
+    cluster = "launch.backend=trainjob launch.queue=gpus deploy.backend=blue_green"
+    recipe = load_recipe("quickstart", "launch.queue=mine", cluster=cluster)
+    assert (recipe.launch.backend, recipe.launch.queue, recipe.deploy.backend) == ("trainjob", "mine", "blue_green")
+
+
+def test_a_cluster_sets_nothing_that_decides_a_result() -> None:
+    with pytest.raises(ConfigError, match="STABLEREP_CLUSTER: expected keys of launch and deploy, found 'pretrain.num_steps'"):
+        load_recipe("quickstart", cluster="pretrain.num_steps=1")
+
+
+def test_steps_are_judged_only_where_traffic_moves_in_steps() -> None:
+    assert not load_recipe("quickstart", "deploy.backend=blue_green").deploy.has_steps
+    assert not load_recipe("quickstart", "deploy.backend=knative_canary deploy.canary_percents=[]").deploy.has_steps
+    assert load_recipe("quickstart", "deploy.backend=knative_canary deploy.prometheus_url=http://prometheus").deploy.has_steps
+
+
+def test_tolerations_are_written_as_kubectl_writes_taints() -> None:
+    recipe = load_recipe("quickstart", "launch.tolerations=nvidia.com/gpu:NoSchedule,spot=true:NoExecute deploy.canary_percents=1,10")
+    assert recipe.launch.tolerations == ("nvidia.com/gpu:NoSchedule", "spot=true:NoExecute")
+    assert recipe.deploy.canary_percents == (1, 10)
