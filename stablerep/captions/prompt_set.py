@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from stablerep.errors import DataError, StoreError
+from stablerep.errors import ConfigError, DataError, StoreError
 from stablerep.identity import canonical_json, content_id, sha256_bytes
 from stablerep.records import Caption, PromptSet, Record
 from stablerep.store import Store
@@ -120,10 +120,10 @@ def lane_shards(num_shards: int, num_lanes: int, lane: int) -> list[int]:
     """The shards of one lane: every `num_lanes`-th.
 
     Raises:
-        DataError: there is no such lane.
+        ConfigError: there is no such lane.
     """
     if not 0 <= lane < num_lanes:
-        raise DataError(f"expected a lane from 0 to {num_lanes - 1}, found {lane}")
+        raise ConfigError(f"expected a lane from 0 to {num_lanes - 1}, found {lane}")
     return list(range(lane, num_shards, num_lanes))
 
 

@@ -18,11 +18,11 @@ def run(recipe: str, overrides: str, store: str, *, prompt_set: str, generator: 
         store: URI of the store.
         prompt_set: record of stage prepare.
         generator: record of stage generator.
-        lane: from 0 to the number of lanes of the prompt set.
+        lane: from 0 to one below the number of lanes of the prompt set.
 
     Raises:
-        ConfigError: settings that the model or this machine does not have.
-        DataError: there is no such lane, captions or model are damaged, or a caption gives no good images.
+        ConfigError: there is no such lane, or settings that the model or this machine does not have.
+        DataError: captions or model are damaged, or a caption gives no good images.
     """
     lane = int(lane)
     with open_stage("generate", recipe, overrides, store, f"telemetry/generate-{lane}.jsonl") as stage:

@@ -11,7 +11,7 @@ from pyarrow import parquet
 from stablerep.captions import prompt_set as module
 from stablerep.captions.clean import clean_captions
 from stablerep.captions.prompt_set import lane_shards, read_prompt_set, shard_captions, write_prompt_set
-from stablerep.errors import DataError
+from stablerep.errors import ConfigError, DataError
 from stablerep.records import Caption, PromptSet
 from stablerep.store import Store
 
@@ -130,5 +130,5 @@ def test_lanes_share_the_shards(num_shards: int, num_lanes: int) -> None:
 def test_work_that_does_not_exist_is_refused() -> None:
     with pytest.raises(DataError, match="expected a shard from 0 to 2, found 3"):
         shard_captions(_captions(5), 3, 3)
-    with pytest.raises(DataError, match="expected a lane from 0 to 1, found -1"):
+    with pytest.raises(ConfigError, match="expected a lane from 0 to 1, found -1"):
         lane_shards(4, 2, -1)

@@ -146,7 +146,7 @@ def test_another_noise_seed_is_another_data_set(model: str, store: Store) -> Non
 
 def test_what_cannot_be_generated(model: str, store: Store) -> None:
     prompt_set = _prompt_set(store)
-    with pytest.raises(DataError, match="expected a lane from 0 to 1, found 2"):
+    with pytest.raises(ConfigError, match="expected a lane from 0 to 1, found 2"):
         _run(model, store, prompt_set, 2)
     with pytest.raises(ConfigError, match=r"expected a device of this machine \(0 GPUs\)"):
         _run(model, store, prompt_set, 0, f"{SETTINGS} generate.device=cuda")
