@@ -30,6 +30,7 @@ class Kind:
 POD = Kind("", "v1", "pods", "Pod")
 EVENT = Kind("", "v1", "events", "Event")
 SERVICE = Kind("", "v1", "services", "Service")
+SERVICE_ACCOUNT = Kind("", "v1", "serviceaccounts", "ServiceAccount")
 SECRET = Kind("", "v1", "secrets", "Secret")
 CONFIG_MAP = Kind("", "v1", "configmaps", "ConfigMap")
 RESOURCE_QUOTA = Kind("", "v1", "resourcequotas", "ResourceQuota")
@@ -37,9 +38,13 @@ NODE = Kind("", "v1", "nodes", "Node", is_namespaced=False)
 NAMESPACE = Kind("", "v1", "namespaces", "Namespace", is_namespaced=False)
 TRAIN_JOB = Kind("trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob")
 TRAINING_RUNTIME = Kind("trainer.kubeflow.org", "v1alpha1", "trainingruntimes", "TrainingRuntime")
+JOB_SET = Kind("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet")
+LOCAL_QUEUE = Kind("kueue.x-k8s.io", "v1beta2", "localqueues", "LocalQueue")
+VOLCANO_QUEUE = Kind("scheduling.volcano.sh", "v1beta1", "queues", "Queue", is_namespaced=False)
 VOLCANO_JOB = Kind("batch.volcano.sh", "v1alpha1", "jobs", "Job")
 INFERENCE_SERVICE = Kind("serving.kserve.io", "v1beta1", "inferenceservices", "InferenceService")
 SERVING_RUNTIME = Kind("serving.kserve.io", "v1alpha1", "servingruntimes", "ServingRuntime")
+GATEWAY = Kind("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 HTTP_ROUTE = Kind("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
 
 
@@ -116,6 +121,14 @@ class ClusterApi(Protocol):
 
     def is_allowed(self, verb: str, kind: Kind, namespace: str = "", *, subresource: str = "") -> bool:
         """SelfSubjectAccessReview: may these credentials do this?"""
+        ...
+
+    def server_version(self) -> str:
+        """What the API server says it is, as in `v1.32.1` or `v1.31.4-gke.1183000`.
+
+        Raises:
+            ClusterError: it cannot be reached, or refuses these credentials.
+        """
         ...
 
     def served_versions(self, group: str) -> list[str]:
