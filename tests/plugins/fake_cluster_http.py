@@ -245,41 +245,45 @@ class Handler(BaseHTTPRequestHandler):
 
     def _watch(self, request: Request, kind: Kind) -> tuple[int, None]:
         cluster, objects = self.server.cluster, self.server.cluster.state
-        limit = cluster.watch_drops.pop(0) if cluster.watch_drops else -1
-        ends_at = time.monotonic() + float(request.query.get("timeoutSeconds", 1800))
+        with objects.changed:
+            expired, since = cluster.num_expired, int(request.query.get("resourceVersion") or objects.version)
+            found = []
+            if not request.query.get("resourceVersion"):
+                found = [Change("ADDED", kind, "", 0, item) for item in objects.find(kind, request.namespace)[0]]
+            is_expired = since < (objects.history[0].version - 1 if objects.history else objects.version)
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        with objects.changed:
-            expired, since = cluster.num_expired, int(request.query.get("resourceVersion") or objects.version)
-            if not request.query.get("resourceVersion"):
-                found = [Change("ADDED", kind, "", 0, item) for item in objects.find(kind, request.namespace)[0]]
-            else:
-                found = []
-            is_expired = since < (objects.history[0].version - 1 if objects.history else objects.version)
-        sent = 0
-        while not cluster.is_closing.is_set():
-            for change in found:
-                if sent == limit:
-                    raise LostConnectionError
-                if _is_selected(change.document, request.query):
-                    self._send_event(change.type, change.document | {"apiVersion": kind.api_version, "kind": kind.kind})
-                    sent += 1
-            if sent == limit:
+        self._follow(request, kind, found, since, is_expired, expired)
+        self.wfile.write(b"0\r\n\r\n")
+        return 200, None
+
+    def _follow(self, request: Request, kind: Kind, found: list[Change], since: int, is_expired: bool, expired: int) -> None:
+        cluster, objects = self.server.cluster, self.server.cluster.state
+        left = cluster.watch_drops.pop(0) if cluster.watch_drops else -1
+        ends_at = time.monotonic() + float(request.query.get("timeoutSeconds", 1800))
+        while True:
+            for change in (c for c in found if _is_selected(c.document, request.query)):
+                if left == 0:
+                    break
+                self._send_event(change.type, change.document | {"apiVersion": kind.api_version, "kind": kind.kind})
+                left -= 1
+            if left == 0 or cluster.is_closing.is_set():
                 raise LostConnectionError
             if is_expired:
                 text = f"too old resource version: {since} ({objects.version})"
-                self._send_event("ERROR", Refusal(410, "Expired", text).document)
-                break
+                return self._send_event("ERROR", Refusal(410, "Expired", text).document)
             with objects.changed:
                 found = [c for c in objects.history if c.version > since and _is_of(c, kind, request.namespace)]
-                since = max([since, *(c.version for c in found)])
+                since = max(since, objects.version)
                 is_expired = cluster.num_expired > expired
                 if not found and not is_expired and not objects.changed.wait(max(ends_at - time.monotonic(), 0)):
                     break
-        self.wfile.write(b"0\r\n\r\n")
-        return 200, None
+        if request.query.get("allowWatchBookmarks") == "true":  # the real server sends one about each minute, and at the end
+            head = {"apiVersion": kind.api_version, "kind": kind.kind}
+            self._send_event("BOOKMARK", head | {"metadata": {"resourceVersion": str(since)}})
+        return None
 
     def _send_event(self, event: str, document: Document) -> None:
         line = json.dumps({"type": event, "object": document}).encode() + b"\n"
