@@ -28,6 +28,7 @@ from stablerep.cluster.api import (
     Document,
     Kind,
     WatchEvent,
+    section,
 )
 
 __all__ = [
@@ -54,4 +55,5 @@ __all__ = [
     "Document",
     "Kind",
     "WatchEvent",
+    "section",
 ]

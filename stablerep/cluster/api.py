@@ -6,7 +6,7 @@ the server said and what to do.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 Document = dict[str, Any]
 
@@ -46,6 +46,13 @@ INFERENCE_SERVICE = Kind("serving.kserve.io", "v1beta1", "inferenceservices", "I
 SERVING_RUNTIME = Kind("serving.kserve.io", "v1alpha1", "servingruntimes", "ServingRuntime")
 GATEWAY = Kind("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 HTTP_ROUTE = Kind("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
+
+
+def section(document: Document, *keys: str) -> Document:
+    """An object inside a document, empty where it is missing or null: `section(pod, "status")`."""
+    for key in keys:
+        document = cast("Document", document.get(key) or {})
+    return document
 
 
 @dataclass(frozen=True)
