@@ -9,7 +9,7 @@ what was meant (the launcher by the digest in its annotation) and needs no other
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -252,7 +252,9 @@ class KubernetesApi:
         items = cast("list[Document]", found.get("items") or [])
         return [_complete(kind, item) for item in items], str(found["metadata"]["resourceVersion"])
 
-    def _events(self, kind: Kind, namespace: str, labels: Mapping[str, str] | None, version: str, seconds: float) -> Iterator[WatchEvent]:
+    def _events(
+        self, kind: Kind, namespace: str, labels: Mapping[str, str] | None, version: str, seconds: float
+    ) -> Generator[WatchEvent, None, None]:
         """Events of one connection. One of type EXPIRED, without a version, says that the list must be read again."""
         window = min(seconds, WATCH_WINDOW_SECONDS)
         query = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version, "timeoutSeconds": str(math.ceil(window))}

@@ -59,8 +59,8 @@ def find_credentials(kubeconfig: str = "", service_account_folder: Path = SERVIC
     files = kubeconfig or os.environ.get("KUBECONFIG", "") or str(Path.home() / ".kube" / "config")
     if not any(Path(name).expanduser().is_file() for name in files.split(os.pathsep) if name):
         raise ConfigError(
-            f"no credentials for a Kubernetes API server: expected a token in {service_account_folder} and KUBERNETES_SERVICE_HOST, as in a "
-            f"pod, or a kubeconfig; found neither, and no file {files}; in a pod set serviceAccountName and "
+            f"no credentials for a Kubernetes API server: expected a token in {service_account_folder} and KUBERNETES_SERVICE_HOST, as in "
+            f"a pod, or a kubeconfig; found neither, and no file {files}; in a pod set serviceAccountName and "
             "automountServiceAccountToken: true, elsewhere set KUBECONFIG to your kubeconfig"
         )
     return _of_kubeconfig(files)
@@ -92,7 +92,8 @@ def _of_kubeconfig(files: str) -> Credentials:
 
 
 def _unreadable(origin: str, error: Exception) -> ConfigError:
+    problem = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return ConfigError(
-        f"credentials for the Kubernetes API server cannot be read from {origin}: {str(error).strip() or type(error).__name__}; "
+        f"credentials for the Kubernetes API server cannot be read from {origin}: {problem}; "
         "check it with `kubectl config view --minify`, or in a pod that its service account volume is mounted whole"
     )
