@@ -185,7 +185,7 @@ def cluster_service_account(fake_cluster: FakeCluster, tmp_path: Path, monkeypat
     folder = tmp_path / "serviceaccount"
     folder.mkdir()
     server = Server(("127.0.0.1", 0), Handler, fake_cluster)
-    certificate, key = _certificate()
+    certificate, key = make_certificate()
     for name, content in (("token", fake_cluster.token), ("namespace", fake_cluster.namespace), ("ca.crt", certificate), ("tls.pem", key)):
         (folder / name).write_text(content)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -232,7 +232,7 @@ def _kept(old: Document, new: Document) -> Document:
     return metadata
 
 
-def _certificate() -> tuple[str, str]:
+def make_certificate() -> tuple[str, str]:
     """A self-signed certificate for 127.0.0.1 and its key, PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "fake-kubernetes")])
