@@ -31,6 +31,7 @@ class FakeCluster:
     """Attributes a test may set at any time.
 
     kinds: installed kinds, all of stablerep.cluster at first; `cluster.kinds.discard(TRAIN_JOB)` makes its paths "404 page not found".
+    version: what GET /version says.
     token: the only bearer token accepted (401 otherwise); "" accepts everybody.
     account: user name in 403 messages.
     logs: (pod, container) -> lines, each "RFC3339-time text"; a pod without an entry answers 400 "is waiting to start".
@@ -41,6 +42,7 @@ class FakeCluster:
     url: str = ""
     namespace: str = "stablerep"
     token: str = ""
+    version: str = "v1.32.0"
     account: str = "system:serviceaccount:stablerep:stablerep-launch"
     logs: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)

@@ -233,7 +233,7 @@ class Handler(BaseHTTPRequestHandler):
             versions += [] if kind.version in versions else [kind.version]
         parts = [part for part in path.split("/") if part]
         if parts == ["version"]:
-            return 200, {"major": "1", "minor": "32", "gitVersion": "v1.32.0", "platform": "linux/amd64"}
+            return 200, {"major": "1", "minor": "32", "gitVersion": self.server.cluster.version, "platform": "linux/amd64"}
         if parts == ["apis"]:
             listed = [_group(name, versions) for name, versions in groups.items() if name]
             return 200, {"kind": "APIGroupList", "apiVersion": "v1", "groups": listed}
