@@ -1,0 +1,160 @@
+"""Render and check what `kubectl apply -k` would send: `python -m manifests.render` (all), or `... images` (components/images anew).
+
+Writes build/manifests/<name>.yaml: every overlay, everything cluster-scoped, single-user, and each component alone on a bare namespace. Checks
+built-in kinds against Kubernetes' schemas, unknown fields included, and everything against checkov's policies (checkov.yaml says which are not
+ours, and why). Custom resources are checked by whoever has their CRDs. Needs no network and no cluster.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[1]
+MANIFESTS = PROJECT / "manifests"
+DIGESTS = PROJECT / "images" / "images.lock"
+BUILD = PROJECT / "build" / "manifests"
+KUBERNETES_VERSIONS = ("1.32.0", "1.37.0")  # the oldest that is supported, and the newest that the validator knows
+BASES = ("tenancy", "base", "runtimes", "monitoring")
+
+
+class ManifestError(Exception):
+    """A tool is missing or refused; the message is what it said."""
+
+
+def folders() -> dict[str, Path]:
+    """Everything that can be applied, by the name of its rendered file; components are wrapped in build/."""
+    found = {path.parent.name: path.parent for path in MANIFESTS.glob("overlays/*/kustomization.yaml")}
+    found |= {f"cluster-{path.parent.name}": path.parent for path in MANIFESTS.glob("cluster/*/kustomization.yaml")}
+    found |= {f"component-{path.parent.name}": _alone(path.parent) for path in MANIFESTS.glob("components/*/kustomization.yaml")}
+    return dict(sorted(found.items())) | {"single-user": MANIFESTS / "single-user"}
+
+
+def render(folder: Path) -> str:
+    """The YAML of one kustomization.
+
+    Raises:
+        ManifestError: kustomize refuses it.
+    """
+    return _run(_tool("kubectl"), "kustomize", str(folder))
+
+
+def images_component(lock: Path = DIGESTS) -> str:
+    """components/images/kustomization.yaml as images.lock has it."""
+    named = {role: image.partition("@") for role, image in json.loads(lock.read_text(encoding="utf-8")).items()}
+    lines = [f"  - {{name: {name}, digest: {digest}}}" for _, (name, _, digest) in sorted(named.items())]
+    return (
+        "# Made from images/images.lock by `make compile`. To pull from a registry, add newName to an image in an overlay of your own:\n"
+        "# images: [{name: stablerep/train, newName: registry.example.org/team/stablerep/train}]\n"
+        "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nimages:\n" + "\n".join(lines) + "\n"
+    )
+
+
+def write_images() -> Path:
+    """Bring components/images up to date with images.lock."""
+    target = MANIFESTS / "components" / "images" / "kustomization.yaml"
+    target.write_text(images_component(), encoding="utf-8")
+    return target
+
+
+def render_all(build: Path = BUILD) -> dict[str, Path]:
+    """Render everything into `build`; what was there before goes."""
+    shutil.rmtree(build, ignore_errors=True)
+    build.mkdir(parents=True)
+    with ThreadPoolExecutor(4) as pool:
+        texts = dict(zip(names := folders(), pool.map(render, names.values()), strict=True))
+    written = {name: build / f"{name}.yaml" for name in texts}
+    for name, path in written.items():
+        path.write_text(texts[name], encoding="utf-8")
+    return written
+
+
+def schema_problems(paths: list[Path]) -> list[str]:
+    """What Kubernetes' own schemas say about built-in kinds, in every supported version's end."""
+    lines: list[str] = []
+    for version in KUBERNETES_VERSIONS:
+        command = [_tool("kubernetes-validate"), "--strict", "--quiet", "--no-warn", "-k", version, *map(str, paths)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines += [f"{version}: {line}" for line in (done.stdout + done.stderr).splitlines() if line] if done.returncode else []
+    return lines
+
+
+def policy_problems(build: Path) -> list[str]:
+    """Checkov's findings on the overlays and cluster-scoped files, one line each; the justified ones are left out."""
+    arguments = ["--config-file", str(MANIFESTS / "checkov.yaml"), "--directory", str(build), "--output", "json"]
+    done = subprocess.run([_tool("checkov"), *arguments], capture_output=True, text=True, check=False, cwd=PROJECT)
+    if not done.stdout.strip():
+        raise ManifestError(done.stderr.strip() or "checkov said nothing")
+    report = json.loads(done.stdout)
+    failed = [check for part in (report if isinstance(report, list) else [report]) for check in part["results"]["failed_checks"]]
+    return sorted({f"{check['check_id']} {check['resource']} ({check['file_path']}): {check['check_name']}" for check in failed})
+
+
+def main(arguments: list[str]) -> int:
+    """Render, check, print a table; the exit code is the number of kinds of problems."""
+    if arguments == ["images"]:
+        _say(f"wrote {write_images().relative_to(PROJECT)}")
+        return 0
+    written = render_all()
+    for name, path in written.items():
+        kinds = [document["kind"] for document in yaml.safe_load_all(path.read_text(encoding="utf-8"))]
+        _say(f"{name:24} {len(kinds):3} objects  {len(set(kinds)):2} kinds")
+    problems = {"schemas": schema_problems(list(written.values())), "checkov": policy_problems(BUILD)}
+    for check, lines in problems.items():
+        _say(f"{check:24} {'no problems' if not lines else f'{len(lines)} problems'}")
+        for line in lines:
+            _say(f"  {line}")
+    return sum(bool(lines) for lines in problems.values())
+
+
+def _alone(component: Path) -> Path:
+    """A kustomization of one component on a bare namespace; images are pinned in it, as in every overlay."""
+    folder = PROJECT / "build" / "components" / component.name
+    folder.mkdir(parents=True, exist_ok=True)
+    up = "../" * len(folder.relative_to(PROJECT).parts) + "manifests"
+    pinned = {f"{up}/components/{name}" for name in (component.name, "images")}
+    content = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "stablerep",
+        "resources": [f"{up}/{base}" for base in BASES],
+        "components": sorted(pinned),
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return folder
+
+
+def _tool(name: str) -> str:
+    """A program beside this interpreter, in .venv/<name>/bin, or on PATH.
+
+    Raises:
+        ManifestError: there is none.
+    """
+    places = (Path(sys.executable).parent, PROJECT / ".venv" / name / "bin")
+    found = next((str(place / name) for place in places if (place / name).exists()), shutil.which(name))
+    if found is None:
+        raise ManifestError(f"expected {name} in .venv, found none; run `make manifests`, which installs it")
+    return found
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ManifestError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ManifestError as error:
+        _say(f"manifests: {error}")
+        sys.exit(3)
