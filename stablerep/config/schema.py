@@ -195,9 +195,10 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """probe: frozen features under a linear head (ten learning rates, 90 epochs) and k-NN."""
+    """probe: frozen features under linear heads (ten learning rates, 90 epochs), k-NN, and what else is asked for."""
 
     dataset: str = "packaged:mnist"  # packaged:<name> or an ImageFolder with train/ and test/
+    probes: tuple[Literal["linear", "linear_bn", "knn", "logistic", "few_shot"], ...] = ("linear", "linear_bn", "knn")
     labels_per_class: tuple[int, ...] = (5, 20, -1)
     num_draws: int = 5  # label draws averaged where labels are few
     num_epochs: int = 90
@@ -211,6 +212,7 @@ class ProbeConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        _check("linear" in self.probes, "probe.probes: expected linear among them, it is what the gate looks at")
         _check(bool(self.labels_per_class), "probe.labels_per_class: expected at least one number")
         _check(all(n == -1 or n >= 2 for n in self.labels_per_class), "probe.labels_per_class: expected -1 (all) or 2 and more")
         _check(bool(self.base_lrs), "probe.base_lrs: expected at least one learning rate")

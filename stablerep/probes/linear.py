@@ -109,7 +109,7 @@ def choose_base_lr(features_NF: Tensor, labels_N: Tensor, settings: LinearSettin
     Raises:
         DivergenceError: no head has finite scores.
     """
-    kept_PA, held_PB = _folds(labels_N.numpy(), settings.seed) if is_balanced else _one_split(labels_N.numpy(), settings.seed)
+    kept_PA, held_PB = _folds(labels_N.numpy(), settings.seed) if is_balanced else one_split(labels_N.numpy(), settings.seed)
     lrs_PH = _scaled(settings.base_lrs, len(labels_N), settings).expand(len(kept_PA), -1)
     heads = fit_heads(features_NF[kept_PA], labels_N[kept_PA], lrs_PH, settings)
     num_heads = len(settings.base_lrs)
@@ -190,7 +190,7 @@ def _folds(labels_N: Int64Array, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(kept)), torch.from_numpy(np.stack(held))
 
 
-def _one_split(labels_N: Int64Array, seed: int) -> tuple[Tensor, Tensor]:
+def one_split(labels_N: Int64Array, seed: int) -> tuple[Tensor, Tensor]:
     """Kept and held-out positions of one stratified split: [1, A] and [1, B]; a class of one image is kept."""
     share = min(HELD_OUT, MAX_HELD_OUT_IMAGES / len(labels_N))
     rng = np.random.default_rng(seed)

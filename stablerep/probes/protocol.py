@@ -18,7 +18,7 @@ from stablerep.identity import content_id
 
 ALL_LABELS = -1
 SOURCES = ("encoder", "random_init", "raw_pixels")
-PROBES = ("linear", "linear_bn", "knn")
+PROBES = ("linear", "linear_bn", "knn", "logistic", "few_shot")
 VERSION = 1  # raise it when the same settings on the same data would give other digits
 
 Int64Array = npt.NDArray[np.int64]
@@ -29,6 +29,7 @@ BoolArray = npt.NDArray[np.bool_]
 class ProbeProtocol:
     """Settings of a suite; the meanings are those of `ProbeConfig`."""
 
+    probes: tuple[str, ...]
     labels_per_class: tuple[int, ...]
     num_draws: int
     num_epochs: int

@@ -14,7 +14,13 @@ from stablerep.report import escape, page, table
 MAX_CLASSES_DRAWN = 24
 TITLES = {"encoder": "Encoder", "random_init": "Untrained trunk", "raw_pixels": "Raw pixels"}
 _OPPONENTS = {"random_init": "an untrained trunk of the same shape", "raw_pixels": "raw pixels under the same head"}
-PROBE_TITLES = {"linear": "linear", "linear_bn": "linear, batch norm", "knn": "k-NN"}
+PROBE_TITLES = {
+    "linear": "linear",
+    "linear_bn": "linear, batch norm",
+    "knn": "k-NN",
+    "logistic": "logistic, 45 penalties",
+    "few_shot": "5-way 5-shot",
+}
 _NUM_CONFUSIONS = 8
 
 # ImageNet, ViT-B/16, top-1 of a linear probe: without and with batch norm before the head

@@ -12,11 +12,11 @@ from stablerep.errors import DataError
 from stablerep.models import Encoder, load_encoder
 from stablerep.probes.data import LabelledImages, load_labelled
 from stablerep.probes.evaluate import evaluate_encoder
-from stablerep.probes.protocol import ALL_LABELS, PROBES, SOURCES, ProbeProtocol
+from stablerep.probes.protocol import ALL_LABELS, SOURCES, ProbeProtocol
 from stablerep.probes.result import ProbeResult, find_result, unpack_bits, write_result
 from stablerep.store import Store
 
-PROTOCOL = ProbeProtocol((2, ALL_LABELS), 3, 10, 16, (0.01, 0.1, 0.5), 5, 0.07, 100, 0)
+PROTOCOL = ProbeProtocol(("linear", "linear_bn", "knn"), (2, ALL_LABELS), 3, 10, 16, (0.01, 0.1, 0.5), 5, 0.07, 100, 0)
 
 
 @pytest.fixture
@@ -35,10 +35,15 @@ def evaluate(encoder: Encoder, images: LabelledImages, protocol: ProbeProtocol =
 
 
 def test_every_source_under_every_probe(encoder: Encoder, images: LabelledImages) -> None:
-    result = evaluate(encoder, images)
+    protocol = replace(PROTOCOL, probes=("linear", "linear_bn", "knn", "logistic"))
+    result = evaluate(encoder, images, protocol)
     found = {(s.source, s.probe, s.num_labels_per_class) for s in result.evaluation.scores}
     assert found == {
-        (source, probe, n) for source in SOURCES for probe in PROBES for n in (2, ALL_LABELS) if probe != "knn" or n == ALL_LABELS
+        (source, probe, n)
+        for source in SOURCES
+        for probe in protocol.probes
+        for n in (2, ALL_LABELS)
+        if probe.startswith("linear") or n == ALL_LABELS
     }
     assert all(0 <= s.low <= s.accuracy <= s.high <= 1 for s in result.evaluation.scores)
     assert result.headline("raw_pixels").accuracy > 1 / 3
@@ -49,7 +54,7 @@ def test_every_source_under_every_probe(encoder: Encoder, images: LabelledImages
         score.high,
     )
     assert result.evaluation.model_id == encoder.model_id
-    assert result.evaluation.suite == PROTOCOL.suite({"folder": "x"})
+    assert result.evaluation.suite == protocol.suite({"folder": "x"})
 
 
 def test_confusion_answers_and_classes_agree_with_the_headline(encoder: Encoder, images: LabelledImages) -> None:
@@ -86,6 +91,31 @@ def test_the_untrained_trunk_is_not_the_encoder_and_not_learnt(encoder: Encoder,
     first, second = evaluate(encoder, images), evaluate(load_encoder(tmp_path / "other"), images)
     assert first.correct["random_init"] == second.correct["random_init"]
     assert first.correct["encoder"] != first.correct["random_init"]
+
+
+def test_only_what_is_asked_for_is_measured(encoder: Encoder, images: LabelledImages) -> None:
+    result = evaluate(encoder, images, replace(PROTOCOL, probes=("linear",)))
+    assert {score.probe for score in result.evaluation.scores} == {"linear"}
+
+
+def test_few_shot_episodes_need_five_classes(encoder: Encoder, images: LabelledImages) -> None:
+    with pytest.raises(DataError, match=r"few_shot: expected at least 5 classes, found 3; take few_shot out of probe.probes"):
+        evaluate(encoder, images, replace(PROTOCOL, probes=("linear", "few_shot")))
+
+
+def test_few_shot_is_a_score_of_every_source(encoder: Encoder, image_folder: Callable[..., Path]) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(6), 20)
+    colours = rng.integers(0, 255, (6, 3, 1, 1))
+    pictures = np.clip(colours[labels] + rng.normal(0, 8, (120, 3, 32, 32)), 0, 255).astype(np.uint8)
+    names = tuple("abcdef")
+    images = LabelledImages(pictures, labels, pictures[::-1].copy(), labels[::-1].copy(), names, "CC0", "made here")
+    result = evaluate(encoder, images, replace(PROTOCOL, probes=("linear", "few_shot")))
+    scores = {score.source: score for score in result.evaluation.scores if score.probe == "few_shot"}
+    assert set(scores) == set(SOURCES)
+    assert scores["raw_pixels"].num_labels_per_class == 5
+    assert scores["raw_pixels"].accuracy > 0.95
+    assert all(score.low <= score.accuracy <= score.high for score in scores.values())
 
 
 def test_few_labels_only(encoder: Encoder, images: LabelledImages) -> None:

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from stablerep.errors import DivergenceError
-from stablerep.probes.linear import LinearSettings, _folds, _one_split, choose_base_lr, fit_heads, probe_linear
+from stablerep.probes.linear import LinearSettings, _folds, choose_base_lr, fit_heads, one_split, probe_linear
 from stablerep.probes.protocol import ALL_LABELS, label_draws
 
 BASE_LRS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -135,7 +135,7 @@ def test_folds_are_balanced_and_leave_out_every_image_equally(num_per_class: int
 
 def test_the_single_split_is_stratified_and_keeps_a_lonely_image() -> None:
     labels = np.repeat(np.arange(3), (100, 10, 1)).astype(np.int64)
-    kept, held = (part.numpy()[0] for part in _one_split(labels, seed=0))
+    kept, held = (part.numpy()[0] for part in one_split(labels, seed=0))
     assert sorted([*kept, *held]) == list(range(111))
     assert np.bincount(labels[held], minlength=3).tolist() == [20, 2, 0]
 

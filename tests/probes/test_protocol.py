@@ -8,7 +8,7 @@ import pytest
 from stablerep.errors import DataError
 from stablerep.probes.protocol import ALL_LABELS, ProbeProtocol, label_draws
 
-PROTOCOL = ProbeProtocol((5, 20, ALL_LABELS), 5, 90, 1024, (0.01, 0.1), 20, 0.07, 1000, 0)
+PROTOCOL = ProbeProtocol(("linear", "linear_bn", "knn"), (5, 20, ALL_LABELS), 5, 90, 1024, (0.01, 0.1), 20, 0.07, 1000, 0)
 LABELS = np.repeat(np.arange(3), (30, 40, 25)).astype(np.int64)
 NAMES = ("cat", "dog", "emu")
 

@@ -159,7 +159,7 @@ def known_result(store: Store, model_id: str, correct: np.ndarray, random_share:
     score = ProbeScore("encoder", "linear", ALL_LABELS, accuracy, low, high)
     uri = store.uri_of(f"evals/{model_id}/{SUITE}")
     evaluation = Evaluation(model_id, SUITE, uri, accuracy, low, high, (score,))
-    protocol = ProbeProtocol((ALL_LABELS,), 1, 90, 1024, (0.1,), 20, 0.07, 500, 0)
+    protocol = ProbeProtocol(("linear", "linear_bn", "knn"), (ALL_LABELS,), 1, 90, 1024, (0.1,), 20, 0.07, 500, 0)
     difference = accuracy - random_share
     write_result(
         store,
