@@ -45,8 +45,8 @@ def draw_episodes(
     queries = np.empty((num_episodes, NUM_WAYS, NUM_QUERIES), np.int64)
     for episode in range(num_episodes):
         for way, label in enumerate(rng.permutation(len(class_names))[:NUM_WAYS]):
-            support[episode, way] = rng.permutation(train[label])[:NUM_SHOTS]
-            queries[episode, way] = rng.permutation(test[label])[:NUM_QUERIES]
+            support[episode, way] = rng.permutation(train[int(label)])[:NUM_SHOTS]
+            queries[episode, way] = rng.permutation(test[int(label)])[:NUM_QUERIES]
     return support, queries
 
 
