@@ -9,6 +9,8 @@ checks run before the first failure is raised. The table goes to standard error,
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from stablerep.cluster import ClusterApi
@@ -22,6 +24,7 @@ from stablerep.stages.preflight_needs import Scope
 from stablerep.stages.preflight_room import NODES, QUOTA
 from stablerep.stages.preflight_table import Check, Preflight, markdown, plain
 
+_BUDGET_SECONDS = 15.0  # for a server that does not answer
 _ERRORS: dict[str, type[StablerepError]] = {
     "store": StoreError,
     "captions": CaptionError,
@@ -49,11 +52,12 @@ def run(recipe: str, overrides: str, store: str, *, stages: str = "", has_probe_
             CaptionError, PortInUseError, ClusterError, LaunchError, else ConfigError).
     """
     verbs = _verbs(stages)
-    with open_stage("preflight", recipe, overrides, store) as stage:
+    with open_stage("preflight", recipe, overrides, store) as stage, ExitStack() as connections:
         scope = Scope(stage.recipe, stage.store, bool(os.environ.get("KUBERNETES_SERVICE_HOST")), verbs)
         checks = check_here(scope)
         if scope.is_cluster or has_probe_pod:
-            checks += check_cluster(scope, _connect, has_probe_pod=has_probe_pod, image=_training_image(stage.recipe))
+            connect = partial(_connect, connections)
+            checks += check_cluster(scope, connect, has_probe_pod=has_probe_pod, image=_training_image(stage.recipe))
     if table_path:
         Path(table_path).write_text(markdown(checks), encoding="utf-8")
     sys.stderr.write(plain(checks) + "\n")
@@ -68,10 +72,10 @@ def _verbs(stages: str) -> frozenset[str]:
     return verbs
 
 
-def _connect() -> ClusterApi:
+def _connect(connections: ExitStack) -> ClusterApi:
     from stablerep.integrations.kubernetes_api import connect
 
-    return connect()
+    return connections.enter_context(connect(budget_seconds=_BUDGET_SECONDS))
 
 
 def _training_image(recipe: Recipe) -> str:

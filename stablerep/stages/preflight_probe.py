@@ -39,7 +39,7 @@ class _End:
 
 
 def probe_pod(name: str, image: str, launch: LaunchConfig) -> Document:
-    """The pod as a document: Pod Security `restricted`, no token, the job's selector, tolerations and priority, one accelerator."""
+    """The pod as a document: Pod Security `restricted`, no token, the job's selector and tolerations, one accelerator."""
     limits = {"cpu": "1", "memory": "4Gi", "ephemeral-storage": "1Gi"}
     environment = {"HOME": "/tmp", "COLUMNS": "500"}  # the log is read by columns: no row may be wrapped
     if launch.gpus_per_process:
@@ -81,8 +81,6 @@ def probe_pod(name: str, image: str, launch: LaunchConfig) -> Document:
             {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": f"{launch.shared_memory_gib}Gi"}},
         ],
     }
-    if launch.priority_class:
-        spec["priorityClassName"] = launch.priority_class
     return {"apiVersion": POD.api_version, "kind": POD.kind, "metadata": {"name": name, "labels": _labels(name)}, "spec": spec}
 
 

@@ -124,10 +124,8 @@ def _judge_nodes(chosen: list[Document], size: Size, tolerated: set[str]) -> Che
         )
     open_ = [node for node in having if not _taints(node) - tolerated]
     if not open_:
-        taints = ", ".join(sorted({f"{taint}:{effect}" for node in having for taint, effect in _taint_effects(node)}))
-        return judged(
-            NODES, False, f"all {len(having)} have a taint that is not tolerated: {taints}", f'set launch.tolerations=["{taints}"]'
-        )
+        taints = ",".join(sorted({f"{taint}:{effect}" for node in having for taint, effect in _taint_effects(node)}))
+        return judged(NODES, False, f"all {len(having)} have a taint that is not tolerated: {taints}", f"set launch.tolerations={taints}")
     large = [node for node in open_ if all(_allocatable(node, name) >= amount for name, amount in size.per_pod.items())]
     if not large:
         best = max(open_, key=lambda node: tuple(_allocatable(node, name) for name in (resource, "cpu", "memory")))

@@ -1,12 +1,9 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from stablerep.config import load_recipe
-from stablerep.errors import CaptionError
 from stablerep.records import EndpointRef, GateDecision, PromptSet
-from stablerep.stages import finish, hold, preflight
+from stablerep.stages import finish, hold
 from stablerep.stages.ledger import Entry, Ledger
 from stablerep.store import Store
 
@@ -48,22 +45,3 @@ def test_hold_says_why(store: Store, tmp_path: Path) -> None:
     assert "model-1 is not deployed" in text
     assert "- the linear probe reaches 12 %" in text
     assert "The champion stays: model-0" in text
-
-
-def test_preflight_lists_every_failure_with_its_remedy(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in place of a folder", encoding="utf-8")
-    store, table = (tmp_path / "store").as_uri(), tmp_path / "table.md"
-    with pytest.raises(CaptionError, match=r"captions: .*none\.csv.*Remedy: set captions\.source"):
-        preflight.run("smoke", f"captions.source={tmp_path}/none.csv", store, table_path=str(table))
-    assert "| **failed** | captions |" in table.read_text(encoding="utf-8")
-    assert "| ok | store |" in table.read_text(encoding="utf-8")
-    result = preflight.run("smoke", "", store)
-    assert all(check.is_ok for check in result.checks)
-
-
-def test_preflight_finds_a_store_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in place of a folder", encoding="utf-8")
-    checks = {check.name: check for check in (check(load_recipe("smoke"), Store(str(tmp_path / "file"))) for check in preflight._CHECKS)}
-    assert not checks["store"].is_ok
-    assert "cannot write" in checks["store"].found
-    assert checks["Python"].is_ok
