@@ -12,8 +12,14 @@ from stablerep.store import Store
 sys.path.insert(0, str(Path(__file__).parent / "plugins"))
 pytest_plugins = ["s3_server", "fake_cluster"]
 
-os.environ.update(
-    OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", DS_ACCELERATOR="cpu", MPLBACKEND="Agg", CUDA_VISIBLE_DEVICES=""
+os.environ.update(  # Triton decides at its first import whether kernels are interpreted (on the CPU)
+    OMP_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+    DS_ACCELERATOR="cpu",
+    MPLBACKEND="Agg",
+    CUDA_VISIBLE_DEVICES="",
+    TRITON_INTERPRET="1",
 )
 
 

@@ -2,6 +2,7 @@
 
 from stablerep.distributed.gather import all_gather, gather_int, gather_sizes, own_rows
 from stablerep.distributed.norm import SyncBatchNorm1d
+from stablerep.distributed.ring import circulate
 from stablerep.distributed.world import (
     World,
     barrier,
@@ -19,6 +20,7 @@ __all__ = [
     "World",
     "all_gather",
     "barrier",
+    "circulate",
     "current_world",
     "gather_int",
     "gather_sizes",

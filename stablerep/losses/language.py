@@ -6,19 +6,15 @@ Rows belong together when their labels are equal, so a caption that occurs twice
 a negative. With one image per caption this is CLIP's loss. It does not gather: `distributed.all_gather` does.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportIncompatibleMethodOverride=false
-import math
-from typing import Any
-
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from stablerep.errors import DataError
-from stablerep.losses.rows import check_rows, label_sums, unit_rows, weighted_log_sum_exp
-
-LOG_SCALE_START = math.log(1 / 0.07)
-LOG_SCALE_MAX = math.log(100.0)
+from stablerep.losses.backends import chosen_backend
+from stablerep.losses.direction import How, Sides, counted_weight, cross_entropy
+from stablerep.losses.rows import check_rows, checked_weights, is_narrow, unit_rows
+from stablerep.losses.scale import bounded_log_scale
 
 
 def image_text(
@@ -32,7 +28,10 @@ def image_text(
     all_text_HD: Tensor | None = None,
     all_image_labels_G: Tensor | None = None,
     all_text_labels_H: Tensor | None = None,
+    image_weights_B: Tensor | None = None,
+    all_image_weights_G: Tensor | None = None,
     num_ranks: int | None = None,
+    backend: str = "auto",
     tile_rows: int = 0,
 ) -> Tensor:
     """Mean of the image-to-text and the text-to-image cross entropies.
@@ -50,16 +49,21 @@ def image_text(
         all_text_HD: captions of all ranks.
         all_image_labels_G: labels of the images of all ranks.
         all_text_labels_H: labels of the captions of all ranks.
+        image_weights_B: weight of every image, as in `multi_positive`: in the mean of the first direction, in the targets of the second.
+        all_image_weights_G: weights of the images of all ranks.
         num_ranks: as in `multi_positive`.
+        backend: as in `multi_positive`.
         tile_rows: anchors per tile of logits; 0 chooses.
 
     Raises:
-        DataError: no image has its caption (or no caption an image), or rows and labels do not belong together.
+        DataError: no image has its caption (or no caption an image), or rows, labels and weights do not belong together.
+        ConfigError: an unknown backend, or one that cannot work on these rows.
     """
     all_image_GD = image_BD if all_image_GD is None else all_image_GD
     all_text_HD = text_ND if all_text_HD is None else all_text_HD
     all_image_labels_G = image_labels_B if all_image_labels_G is None else all_image_labels_G
     all_text_labels_H = text_labels_N if all_text_labels_H is None else all_text_labels_H
+    all_image_weights_G = image_weights_B if all_image_weights_G is None else all_image_weights_G
     for rows, labels, what in (
         (image_BD, image_labels_B, "images"),
         (text_ND, text_labels_N, "captions"),
@@ -67,54 +71,50 @@ def image_text(
         (all_text_HD, all_text_labels_H, "captions of all ranks"),
     ):
         check_rows(rows, labels, what)
-    num_images = num_texts = None
+    to_text, to_image = both_sides(
+        (image_labels_B, text_labels_N, image_weights_B), (all_image_labels_G, all_text_labels_H, all_image_weights_G)
+    )
+    whole = (to_text, to_image)
     if num_ranks is not None:
-        num_images = int(torch.isin(all_image_labels_G, all_text_labels_H).sum()) / num_ranks
-        num_texts = int(torch.isin(all_text_labels_H, all_image_labels_G).sum()) / num_ranks
+        all_rows = (all_image_labels_G, all_text_labels_H, all_image_weights_G)
+        whole = both_sides(all_rows, all_rows)
+    total_weight, total_text_weight = (counted_weight(sides) / (num_ranks or 1) for sides in whole)
+    check_matched(total_weight, total_text_weight, len(all_image_labels_G), len(all_text_labels_H))
+    how = How(chosen_backend(backend, image_BD), tile_rows, is_narrow(image_BD))
     with torch.autocast(image_BD.device.type, enabled=False):
         image_BD, text_ND, all_image_GD, all_text_HD = map(unit_rows, (image_BD, text_ND, all_image_GD, all_text_HD))
         scale = bounded_log_scale(logit_scale).to(image_BD.dtype).exp()
-        to_text = _direction(image_BD * scale, all_text_HD, image_labels_B, all_text_labels_H, num_images, tile_rows)
-        to_image = _direction(text_ND * scale, all_image_GD, text_labels_N, all_image_labels_G, num_texts, tile_rows)
-        return (to_text + to_image) / 2
+        image_loss = cross_entropy(image_BD * scale, all_text_HD, to_text, total_weight, 1.0, how)
+        text_loss = cross_entropy(text_ND * scale, all_image_GD, to_image, total_text_weight, 1.0, how)
+        return (image_loss + text_loss) / 2
 
 
-def bounded_log_scale(log_scale: Tensor) -> Tensor:
-    """`log_scale` clamped to [0, ln 100], with a gradient outside only where a descent step leads back inside.
+def both_sides(anchors: tuple[Tensor, Tensor, Tensor | None], candidates: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Sides, Sides]:
+    """Image to text and text to image.
 
-    The reference clamps the parameter after every optimiser step, which a sharded or bfloat16 optimiser would undo from its master copy;
-    a plain clamp would freeze a parameter that once left the range. Here the value used is always in range and the parameter can return.
+    Args:
+        anchors: labels of images, labels of captions and weights of images, of the rows that are anchors.
+        candidates: the same of the rows that are candidates.
     """
-    return _BoundedLogScale.apply(log_scale)  # pyright: ignore[reportReturnType]
+    (image_labels_B, text_labels_N, image_weights_B), (all_image_labels_G, all_text_labels_H, all_image_weights_G) = anchors, candidates
+    weights_B = checked_weights(image_weights_B, image_labels_B, "image_weights")
+    weights_G = checked_weights(all_image_weights_G, all_image_labels_G, "all_image_weights")
+    text_weights_N = checked_weights(None, text_labels_N, "captions")
+    text_weights_H = checked_weights(None, all_text_labels_H, "captions of all ranks")
+    return (
+        Sides(image_labels_B, weights_B, all_text_labels_H, text_weights_H),
+        Sides(text_labels_N, text_weights_N, all_image_labels_G, weights_G, is_weighted=all_image_weights_G is not None),
+    )
 
 
-class _BoundedLogScale(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, log_scale: Tensor) -> Tensor:
-        ctx.save_for_backward(log_scale)
-        return log_scale.clamp(0.0, LOG_SCALE_MAX)
+def check_matched(image_weight: float, text_weight: float, num_images: int, num_texts: int) -> None:
+    """Refuse images and captions that have nothing to do with each other.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (log_scale,) = ctx.saved_tensors
-        grad = grad_outputs[0]
-        leads_out = ((log_scale > LOG_SCALE_MAX) & (grad < 0)) | ((log_scale < 0) & (grad > 0))
-        return grad.masked_fill(leads_out, 0.0)
-
-
-def _direction(
-    anchor_BD: Tensor, candidate_GD: Tensor, anchor_labels_B: Tensor, candidate_labels_G: Tensor, num_counted: float | None, tile_rows: int
-) -> Tensor:
-    """Cross entropy of the anchors against a target uniform over the candidates with their label; anchors carry the scale."""
-    sum_BD, num_B = label_sums(candidate_GD, anchor_labels_B, candidate_labels_G)
-    num_counted = int((num_B > 0).sum()) if num_counted is None else num_counted
-    if num_counted == 0:
+    Raises:
+        DataError: no image has its caption, or no caption an image of weight above 0.
+    """
+    if image_weight == 0 or text_weight == 0:
         raise DataError(
-            f"image-text loss: expected images and captions with common labels, found none among {anchor_BD.shape[0]} and "
-            f"{candidate_GD.shape[0]} rows; labels must come from the caption id on both sides"
+            f"image-text loss: expected images and captions with common labels, found none among {num_images} and "
+            f"{num_texts} rows; labels must come from the caption id on both sides"
         )
-    weight_B = (num_B > 0).to(anchor_BD.dtype) / num_counted
-    pull_BD = sum_BD / num_B.clamp(min=1)[:, None]
-    attraction = (weight_B * (anchor_BD * pull_BD).sum(1)).sum()
-    return weighted_log_sum_exp(anchor_BD, candidate_GD, weight_B, None, tile_rows) - attraction

@@ -6,8 +6,8 @@ entropy of an anchor is
 
     L_i = log sum_{j != i} exp(f_i.f_j / tau)  -  f_i.(S_i - f_i) / ((n_i - 1) tau),     S_i = sum of the features of i's caption,
 
-so groups enter through sums per label only: they may be ragged, in any order and spread over ranks. `losses/paper.py` holds the same
-loss as the paper writes it. SimCLR is this loss with one label per image. This file does not gather: `distributed.all_gather` does.
+so groups enter through sums per label only: they may be ragged, weighted, in any order and spread over ranks. `losses/paper.py` holds the
+same loss as the paper writes it. SimCLR is this loss with one label per image. This file does not gather: `distributed.all_gather` does.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from stablerep.errors import DataError
-from stablerep.losses.rows import check_rows, label_sums, unit_rows, weighted_log_sum_exp
+from stablerep.losses.backends import chosen_backend
+from stablerep.losses.direction import How, Sides, counted_weight, cross_entropy
+from stablerep.losses.rows import check_rows, checked_weights, is_narrow, unit_rows
 
 
 def multi_positive(
@@ -26,13 +28,16 @@ def multi_positive(
     self_index_B: Tensor,
     temperature: float,
     *,
+    candidate_weights_G: Tensor | None = None,
     num_ranks: int | None = None,
+    backend: str = "auto",
     tile_rows: int = 0,
 ) -> Tensor:
     """Mean multi-positive contrastive loss of the anchors that have a positive.
 
     Computed in float32 (float64 for float64 inputs) with autocast off; rows are normalised here. Its minimum is log(m - 1) for groups of
-    m images, not 0. Anchors whose caption has no other image are left out of the mean (see `count_singletons`).
+    m images, not 0. Anchors whose caption has no other image are left out of the mean (see `count_singletons`). Anchors that *are* the
+    candidates (the same tensor twice) take half of the work.
 
     Args:
         anchor_BD: embeddings of this rank, of any scale and floating type.
@@ -41,25 +46,33 @@ def multi_positive(
         candidate_labels_G: caption of every candidate.
         self_index_B: position of every anchor among the candidates.
         temperature: tau, above 0 (paper: 0.1).
+        candidate_weights_G: weight of every image, 0 or more, without gradient; only ratios matter. It counts in the mean over anchors and
+            in the target of the other images of its caption; an image of weight 0 is only a negative. None: all alike.
         num_ranks: None takes the mean over the anchors given. R says that the anchors are one rank's part of the candidates: the result is
             scaled so that the mean over R ranks (of values, and of gradients as data parallelism takes it) is exactly the mean over all
             candidates, with any number of rows per rank; a rank without a positive then returns 0.
+        backend: plain, tiled, triton, or auto (see `backends.chosen_backend`).
         tile_rows: anchors per tile of logits; 0 chooses.
 
     Raises:
-        DataError: no anchor (with `num_ranks`: no candidate) has a positive, or rows, labels and indices do not belong together.
+        DataError: no anchor (with `num_ranks`: no candidate) has a positive, or rows, labels, weights and indices do not belong together.
+        ConfigError: an unknown backend, or one that cannot work on these rows.
     """
     check_rows(anchor_BD, anchor_labels_B, "anchors")
     check_rows(candidate_GD, candidate_labels_G, "candidates")
-    check_self(self_index_B, anchor_labels_B, candidate_labels_G, temperature)
+    check_temperature(temperature)
+    check_self(self_index_B, anchor_labels_B, candidate_labels_G)
+    how = How(chosen_backend(backend, anchor_BD), tile_rows, is_narrow(anchor_BD))
+    weights_G = checked_weights(candidate_weights_G, candidate_labels_G, "candidate_weights")
+    sides = Sides(
+        anchor_labels_B, weights_G[self_index_B], candidate_labels_G, weights_G, self_index_B, is_weighted=candidate_weights_G is not None
+    )
+    total_weight = counted_weight(sides) if num_ranks is None else whole_weight(candidate_labels_G, weights_G) / num_ranks
+    check_counted(total_weight, candidate_labels_G)
     with torch.autocast(anchor_BD.device.type, enabled=False):
-        anchor_BD, candidate_GD = unit_rows(anchor_BD), unit_rows(candidate_GD)
-        sum_BD, num_B = label_sums(candidate_GD, anchor_labels_B, candidate_labels_G)
-        num_positives_B = num_B - 1
-        weight_B = (num_positives_B > 0).to(anchor_BD.dtype) / _num_counted(num_positives_B, candidate_labels_G, num_ranks)
-        pull_BD = (sum_BD - candidate_GD[self_index_B]) / num_positives_B.clamp(min=1)[:, None]
-        attraction = (weight_B * (anchor_BD * pull_BD).sum(1)).sum() / temperature
-        return weighted_log_sum_exp(anchor_BD / temperature, candidate_GD, weight_B, self_index_B, tile_rows) - attraction
+        unit_GD = unit_rows(candidate_GD)
+        unit_BD = unit_GD if anchor_BD is candidate_GD else unit_rows(anchor_BD)
+        return cross_entropy(unit_BD, unit_GD, sides, total_weight, 1 / temperature, how)
 
 
 def count_singletons(candidate_labels_G: Tensor) -> int:
@@ -68,15 +81,29 @@ def count_singletons(candidate_labels_G: Tensor) -> int:
     return int((num_K == 1).sum())
 
 
-def check_self(self_index_B: Tensor, anchor_labels_B: Tensor, candidate_labels_G: Tensor, temperature: float) -> None:
-    """Refuse a self index that points at another image's row (rows gathered in another order, uneven ranks) and a useless temperature.
+def whole_weight(labels_G: Tensor, weights_G: Tensor) -> float:
+    """Weight of the images of all ranks that have a positive."""
+    itself_G = torch.arange(labels_G.shape[0], device=labels_G.device)
+    return counted_weight(Sides(labels_G, weights_G, labels_G, weights_G, itself_G))
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a useless temperature.
 
     Raises:
-        DataError: an index out of range, a label that differs at the index, or a temperature that is not above 0.
+        DataError: it is not above 0.
+    """
+    if not temperature > 0:
+        raise DataError(f"temperature: expected above 0, found {temperature}")
+
+
+def check_self(self_index_B: Tensor, anchor_labels_B: Tensor, candidate_labels_G: Tensor) -> None:
+    """Refuse a self index that points at another image's row (rows gathered in another order, uneven ranks).
+
+    Raises:
+        DataError: an index out of range, or a label that differs at the index.
     """
     num_candidates = candidate_labels_G.shape[0]
-    if temperature <= 0:
-        raise DataError(f"temperature: expected above 0, found {temperature}")
     if self_index_B.shape != anchor_labels_B.shape:
         raise DataError(
             f"self_index: expected one candidate for each of {anchor_labels_B.shape[0]} anchors, found {tuple(self_index_B.shape)}"
@@ -89,15 +116,14 @@ def check_self(self_index_B: Tensor, anchor_labels_B: Tensor, candidate_labels_G
         )
 
 
-def _num_counted(num_positives_B: Tensor, candidate_labels_G: Tensor, num_ranks: int | None) -> float:
-    """How many anchors enter the mean; with `num_ranks`, a rank's even share of those of all ranks."""
-    if num_ranks is None:
-        num_counted = int((num_positives_B > 0).sum())
-    else:
-        num_counted = candidate_labels_G.shape[0] - count_singletons(candidate_labels_G)
-    if num_counted == 0:
+def check_counted(total_weight: float, candidate_labels_G: Tensor) -> None:
+    """Refuse a batch in which nothing can be learned.
+
+    Raises:
+        DataError: no image has a positive.
+    """
+    if total_weight == 0:
         raise DataError(
-            f"multi-positive loss: expected at least one caption with 2 or more images in the batch, found {candidate_labels_G.shape[0]} "
-            "images of as many captions; raise images_per_caption to 2 or more"
+            f"multi-positive loss: expected at least one caption with 2 or more images in the batch, found none among "
+            f"{candidate_labels_G.shape[0]} images (of weight above 0, where they have weights); raise images_per_caption to 2 or more"
         )
-    return num_counted / (num_ranks or 1)

@@ -15,6 +15,7 @@ from stablerep.distributed import (
     SyncBatchNorm1d,
     all_gather,
     barrier,
+    circulate,
     current_world,
     gather_int,
     gather_sizes,
@@ -26,7 +27,7 @@ from stablerep.distributed import (
     sum_over_ranks,
 )
 from stablerep.errors import DataError
-from stablerep.losses import image_text, multi_positive
+from stablerep.losses import image_text, image_text_in_blocks, multi_positive, multi_positive_in_blocks
 from stablerep.models import ProjectionHead
 
 DIM, VIEWS = 5, 3
@@ -45,6 +46,9 @@ TEXT_SPLITS = {
 def batch(name: str, *shape: int) -> Tensor:
     """The same numbers on every rank and in the tests."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(map(ord, name))), dtype=torch.float64)
+
+
+WEIGHTS = torch.tensor([1.0, 0.5, 2.0, 0.0, 1.0, 3.0, 1.0, 0.25, 1.0, 1.0, 0.0, 2.0])  # of the images; caption 30 keeps one that counts
 
 
 def lonely_labels(sizes: list[int]) -> Tensor:
@@ -69,6 +73,38 @@ def image_loss(sizes: list[int], labels: Tensor) -> dict[str, Tensor]:
     )
     value.backward()
     return {"value": value.detach(), "rows": rows.grad, "weight": weight.grad}
+
+
+def ring_image_loss(sizes: list[int], labels: Tensor, weights: Tensor | None = None, factor: float = 1.0) -> dict[str, Tensor]:
+    """The image loss again, with rows passed around the ring."""
+    weight = batch("weight", DIM, DIM).requires_grad_()
+    rows = own(batch("rows", 12, DIM), sizes)
+    value = multi_positive_in_blocks(
+        rows @ weight, labels, own_rows(sizes), 0.1, circulate, all_weights_G=weights, num_ranks=current_world().world_size
+    )
+    (factor * value).backward()
+    return {"value": value.detach(), "rows": rows.grad, "weight": weight.grad}
+
+
+def ring_text_loss(sizes: list[int], text_sizes: list[int], weights: Tensor | None = None) -> dict[str, Tensor]:
+    """The image-text loss again, with rows passed around the ring."""
+    weight, scale = batch("weight", DIM, DIM).requires_grad_(), torch.tensor(2.5, dtype=torch.float64, requires_grad=True)
+    rows, texts = own(batch("rows", 12, DIM), sizes), own(batch("texts", 8, DIM), text_sizes)
+    value = image_text_in_blocks(
+        rows @ weight,
+        texts @ weight,
+        own(LABELS, sizes),
+        own(TEXT_LABELS, text_sizes),
+        LABELS,
+        TEXT_LABELS,
+        scale,
+        circulate,
+        image_weights_B=None if weights is None else weights[own_rows(sizes)],
+        all_image_weights_G=weights,
+        num_ranks=current_world().world_size,
+    )
+    value.backward()
+    return {"value": value.detach(), "rows": rows.grad, "texts": texts.grad, "weight": weight.grad, "scale": scale.grad}
 
 
 def text_loss(sizes: list[int], text_sizes: list[int]) -> dict[str, Tensor]:
@@ -141,6 +177,8 @@ def refusals(rank: int) -> dict[str, str]:
         "sizes": lambda: all_gather(torch.ones(2, DIM), [2]),
         "floats": lambda: gather_int(torch.ones(2)),
         "singles": lambda: image_loss(list(SPLITS[current_world().world_size]["even"]), torch.arange(12)),
+        "ring singles": lambda: ring_image_loss(list(SPLITS[current_world().world_size]["even"]), torch.arange(12)),
+        "ring factors": lambda: ring_image_loss(list(SPLITS[current_world().world_size]["even"]), LABELS, factor=1.0 + rank),
     }
     for name, case in cases.items():
         try:
@@ -162,6 +200,9 @@ def outcome() -> dict[str, Any]:
         "int": gather_int(own(LABELS, uneven)),
         "gather": all_gather(own(batch("cube", 12, 2, 3), uneven)).detach(),
         "gather_known": all_gather(own(batch("cube", 12, 2, 3), uneven), uneven).detach(),
+        "circulated": [
+            tuple(part.clone() for part in parts) for parts in circulate(own(batch("cube", 12, 2, 3), uneven), own(LABELS, uneven))
+        ],
         "sum": sum_over_ranks(torch.tensor(2.0**world.rank)),
         "mean": mean_over_ranks(torch.tensor(float(world.rank), requires_grad=True)),
         "anywhere": [is_true_anywhere(world.rank == 1), is_true_anywhere(False)],
@@ -173,6 +214,11 @@ def outcome() -> dict[str, Any]:
         result[f"image {name}"] = image_loss(sizes, LABELS)
         result[f"lonely {name}"] = image_loss(sizes, lonely_labels(sizes))
         result[f"text {name}"] = text_loss(sizes, text_splits[name])
+        result[f"ring image {name}"] = ring_image_loss(sizes, LABELS)
+        result[f"ring lonely {name}"] = ring_image_loss(sizes, lonely_labels(sizes))
+        result[f"ring weighted {name}"] = ring_image_loss(sizes, LABELS, WEIGHTS.double())
+        result[f"ring text {name}"] = ring_text_loss(sizes, text_splits[name])
+        result[f"ring weighted text {name}"] = ring_text_loss(sizes, text_splits[name], WEIGHTS.double())
         result[f"norm {name}"] = norm(sizes, 3.0, torch.float64)
         for per_view in (True, False):
             result[f"head {name} {per_view}"] = head(sizes, per_view)

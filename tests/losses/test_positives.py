@@ -138,7 +138,7 @@ def test_two_rows_of_one_caption_are_positives_wherever_they_are():
 
 def test_one_image_a_caption_is_refused():
     """Trap 3: the reference's defaults train on a loss of exactly 0."""
-    with pytest.raises(DataError, match=r"expected at least one caption with 2 or more images in the batch, found 5 images of as many"):
+    with pytest.raises(DataError, match=r"expected at least one caption with 2 or more images in the batch, found none among 5 images"):
         loss(rows(5), torch.arange(5))
     with pytest.raises(DataError, match="images_per_caption"):
         loss(rows(5), torch.arange(5), num_ranks=2)
