@@ -1,6 +1,6 @@
 """TorchX: a `TrainingJob` as an AppDef of the `dist.torchrun` component, run on this machine by the `local_cwd` scheduler.
 
-TorchX starts `torchrun` through bash; torchrun starts one Python process per rank. The folder of this interpreter goes first in PATH
+A job with an image is for a cluster: `torchx_volcano` and `torchx_trainjob` make their documents of the same AppDef. Here TorchX starts `torchrun` through bash; torchrun starts one Python process per rank. The folder of this interpreter goes first in PATH
 (torchrun lives there) and the folder of `stablerep` in PYTHONPATH, so an unactivated virtual environment works. A single node takes a
 free rendezvous port at each launch. https://meta-pytorch.org/torchx/latest/
 """
@@ -20,7 +20,10 @@ from torchx.runner import Runner, get_runner
 from torchx.specs import AppDef, AppState
 
 from stablerep.errors import LaunchError
-from stablerep.launch import JobState, TrainingJob
+from stablerep.launch import ATTEMPT_VARIABLE, JobFailure, JobState, TrainingJob
+
+NODE_COMMAND = ("python", "-m", "stablerep.launch.node")
+METRICS_PORT = 9090
 
 # All processes are on this machine: rendezvous and gloo need no host name and no network but the loopback.
 _LOOPBACK = {"PET_LOCAL_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo"}
@@ -33,8 +36,12 @@ _STATES = {
 
 
 def app_def(job: TrainingJob) -> AppDef:
-    """The AppDef of a job: one role, one replica a node, torchrun inside."""
-    return dist.torchrun(
+    """The AppDef of a job: one role, one replica a node, torchrun inside.
+
+    In an image torchrun is `stablerep.launch.node`, which keeps exit codes, and several nodes meet by their numbers (static rendezvous), so
+    that rank 0 is on the first node, whose log is the one to read.
+    """
+    app = dist.torchrun(
         *job.arguments,
         m=job.module,
         name=f"stablerep/{job.name}",
@@ -43,8 +50,33 @@ def app_def(job: TrainingJob) -> AppDef:
         gpu=job.gpus_per_node,
         memMB=job.memory_mib_per_node,
         j=f"{job.num_nodes}x{job.processes_per_node}",
-        env={"LOGLEVEL": "WARNING", **job.environment},
+        rdzv_backend="static" if job.image and job.num_nodes > 1 else "c10d",
+        env={"LOGLEVEL": "WARNING", **job.environment, **({ATTEMPT_VARIABLE: job.attempt} if job.attempt else {})},
     )
+    if job.image:
+        role = app.roles[0]
+        role.name = "node"
+        role.args = ["-c", f"exec {' '.join(NODE_COMMAND)} {role.args[1].removeprefix('torchrun ')}"]
+        role.port_map = {**role.port_map, "metrics": METRICS_PORT}
+    return app
+
+
+def describe(job: TrainingJob) -> dict[str, Any]:
+    """The AppDef of a job as plain data."""
+    app = app_def(job)
+    role = app.roles[0]
+    plain = {
+        "name": role.name,
+        "image": role.image,
+        "entrypoint": role.entrypoint,
+        "args": list(role.args),
+        "env": dict(role.env),
+        "num_replicas": role.num_replicas,
+        "max_retries": role.max_retries,
+        "port_map": dict(role.port_map),
+        "resource": {"cpu": role.resource.cpu, "gpu": role.resource.gpu, "memMB": role.resource.memMB},
+    }
+    return {"name": app.name, "metadata": dict(app.metadata), "roles": [plain]}
 
 
 class TorchxLocal:
@@ -69,25 +101,7 @@ class TorchxLocal:
 
     def describe(self, job: TrainingJob) -> dict[str, Any]:
         """The AppDef as plain data."""
-        app = app_def(job)
-        role = app.roles[0]
-        return {
-            "name": app.name,
-            "metadata": dict(app.metadata),
-            "roles": [
-                {
-                    "name": role.name,
-                    "image": role.image,
-                    "entrypoint": role.entrypoint,
-                    "args": list(role.args),
-                    "env": dict(role.env),
-                    "num_replicas": role.num_replicas,
-                    "max_retries": role.max_retries,
-                    "port_map": dict(role.port_map),
-                    "resource": {"cpu": role.resource.cpu, "gpu": role.resource.gpu, "memMB": role.resource.memMB},
-                }
-            ],
-        }
+        return describe(job)
 
     def submit(self, job: TrainingJob, log_folder: Path) -> str:
         """Start the job here, whatever `num_nodes` says about other machines.
@@ -117,6 +131,14 @@ class TorchxLocal:
     def new_log_lines(self, handle: str) -> list[str]:
         """What both streams of all ranks gained; torchrun prefixes a rank's lines with `[rank]:`."""
         return self._logs[handle].new_lines()
+
+    def situation(self, handle: str) -> str:
+        """Nothing: no scheduler stands between this job and its processes."""
+        return ""
+
+    def failure(self, handle: str) -> JobFailure | None:
+        """None: what there is to know is in the log."""
+        return None
 
     def cancel(self, handle: str) -> None:
         """SIGTERM to torchrun, which ends its processes; SIGKILL after ten seconds."""

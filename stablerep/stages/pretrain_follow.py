@@ -12,14 +12,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from stablerep.errors import StoreError
+from stablerep.errors import DivergenceError, StoreError
 from stablerep.stages.pretrain_run import CURVES_KEY, RunConfig
 from stablerep.store import Store
 from stablerep.telemetry import Reporter
+from stablerep.training.checkpoint import Checkpoints
 from stablerep.training.curves import curves_html
 from stablerep.training.history import Point, read_history, series
-from stablerep.training.state import METRICS_KEY, read_progress
+from stablerep.training.state import METRICS_KEY, RunFailure, read_progress
 
+JOB_KEY = "job.json"
+LOG_NAME = "combined.log"
 _LOOK_SECONDS = 2.0
 _GAUGES = ("step", "learning_rate", "gradient_norm", "images_per_second", "data_wait_ratio")
 
@@ -40,6 +43,11 @@ class Follower:
         self._looked_at = 0.0
         self.look()
         self._bar.__exit__(kind, error, trace)
+
+    @property
+    def step(self) -> int:
+        """The last step that was seen: a sign of life."""
+        return self._step
 
     def look(self) -> None:
         """Report what is new; looks at the store every two seconds at most."""
@@ -74,8 +82,19 @@ def log_folder(runs: Store, attempt: str) -> Generator[Path]:
         try:
             yield Path(name)
         finally:
-            for path in Path(name).glob("*/*/*/0/combined.log"):
+            for path in Path(name).rglob(LOG_NAME):
                 runs.put(path, f"logs/{attempt}.log")
+
+
+def last_step(plan: RunConfig, runs: Store) -> int:
+    """The step that an attempt starts from."""
+    return max(Checkpoints(runs, plan.run_key, plan.fingerprint).committed_steps(), default=0)
+
+
+def count_divergence(reporter: Reporter, failure: RunFailure) -> None:
+    """A run that diverged is a metric of its own: there is an alert on it."""
+    if failure.error == DivergenceError.__name__:
+        reporter.report("stablerep_training_nonfinite_total", 1)
 
 
 def write_curves(plan: RunConfig, runs: Store) -> None:

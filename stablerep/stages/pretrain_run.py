@@ -7,9 +7,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from stablerep.config.schema import PretrainConfig
+from stablerep.config.schema import LaunchConfig, PretrainConfig
 from stablerep.errors import DataError, StoreError
-from stablerep.launch import TrainingJob
+from stablerep.launch import Budgets, Placement, Toleration, TrainingJob
 from stablerep.records import CheckpointRef, DatasetRef, Record
 from stablerep.store import Store
 from stablerep.training.checkpoint import Checkpoints, step_prefix
@@ -19,11 +19,13 @@ CONFIG_KEY = "config.json"
 COMPLETE_KEY = "complete.json"
 MODEL_KEY = "model.json"
 CURVES_KEY = "curves.html"
-ATTEMPT_VARIABLE = "STABLEREP_ATTEMPT"
 LEASH_VARIABLE = "STABLEREP_LEASH"
 
 # Where and how long it runs, what is kept: these do not change a digit of the result.
 _UNDECISIVE = ("num_nodes", "num_workers", "checkpoint_every_steps", "num_checkpoints_kept", "launch_timeout_seconds")
+
+_MIB_PER_GIB = 1024
+_CPU_PROCESS_GIB, _GPU_PROCESS_GIB = 4, 32
 
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -59,21 +61,66 @@ def plan_run(recipe: str, pretrain: PretrainConfig, dataset: DatasetRef) -> RunC
     return RunConfig(run_key, fingerprint, recipe, dataset, pretrain)
 
 
-def training_job(run: RunConfig, store_uri: str) -> TrainingJob:
-    """The job of a run as plain data, the same for every attempt."""
+def training_job(run: RunConfig, store_uri: str, launch: LaunchConfig | None = None, image: str = "") -> TrainingJob:
+    """The job of a run as plain data, the same for every attempt.
+
+    Args:
+        run: the run.
+        store_uri: where its processes find the store.
+        launch: where it runs; default: this machine.
+        image: what a cluster runs, empty on this machine.
+    """
+    launch = launch or LaunchConfig()
     pretrain = run.pretrain
     per_node = pretrain.num_processes // pretrain.num_nodes
+    gpus = launch.gpus_per_process if image else 0
+    gib = (launch.memory_gib_per_process if image else 0) or (_GPU_PROCESS_GIB if gpus else _CPU_PROCESS_GIB)
     return TrainingJob(
         name=f"pretrain-{run.run_key}",
         module="stablerep.stages.pretrain_worker",
         arguments=(store_uri, run.run_key),
         num_processes=pretrain.num_processes,
         num_nodes=pretrain.num_nodes,
-        cpus_per_node=per_node * (1 + pretrain.num_workers),
-        memory_mib_per_node=per_node * 4096,
-        environment=_ENVIRONMENT,
+        gpus_per_node=per_node * gpus,
+        cpus_per_node=per_node * ((launch.cpus_per_process if image else 0) or 1 + pretrain.num_workers),
+        memory_mib_per_node=per_node * gib * _MIB_PER_GIB,
+        image=image,
+        environment=_ENVIRONMENT | _cluster_environment(launch) if image else _ENVIRONMENT,
         timeout_seconds=pretrain.launch_timeout_seconds,
+        placement=_placement(launch) if image else Placement(),
     )
+
+
+def budgets(run: RunConfig, launch: LaunchConfig) -> Budgets:
+    """How long a job on a cluster may queue, start, run and be silent."""
+    return Budgets(
+        launch.queue_timeout_seconds, launch.start_timeout_seconds, run.pretrain.launch_timeout_seconds, launch.heartbeat_timeout_seconds
+    )
+
+
+def _placement(launch: LaunchConfig) -> Placement:
+    return Placement(
+        runtime=launch.runtime,
+        queue=launch.queue,
+        priority_class=launch.priority_class,
+        service_account=launch.service_account,
+        store_secret=launch.store_secret,
+        gpu_resource=launch.gpu_resource,
+        shared_memory_mib=launch.shared_memory_gib * _MIB_PER_GIB,
+        node_selector={key: value for key, _, value in (word.partition("=") for word in launch.node_selector)},
+        tolerations=tuple(Toleration.of(word) for word in launch.tolerations),
+        grace_seconds=launch.grace_seconds,
+    )
+
+
+def _cluster_environment(launch: LaunchConfig) -> dict[str, str]:
+    return {
+        "HOME": "/tmp",  # the root file system is read-only
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(launch.grace_seconds),
+        "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "[${rank}]:",  # of the job, not of the node
+        "STABLEREP_METRICS_PORT": "9090",
+        "STABLEREP_METRICS_HOST": "0.0.0.0",
+    }
 
 
 def find_complete(run: RunConfig, runs: Store) -> CheckpointRef | None:

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stablerep.errors import LaunchError, StablerepError
-from stablerep.launch import follow, stop_signals
+from stablerep.launch import ATTEMPT_VARIABLE, follow, stop_signals
 from stablerep.stages.context import set_up_logging
-from stablerep.stages.pretrain_run import ATTEMPT_VARIABLE, CONFIG_KEY, LEASH_VARIABLE, RunConfig
+from stablerep.stages.pretrain_run import CONFIG_KEY, LEASH_VARIABLE, RunConfig
 from stablerep.store import Store
 from stablerep.training.state import RunFailure, write_failure
 
