@@ -133,14 +133,18 @@ def _wait(api: ClusterApi, name: str, namespace: str, seconds: float, is_stop_as
     ends_at = time.monotonic() + seconds
     seen = _End(reason="the cluster has not looked at it")
     while (remaining := ends_at - time.monotonic()) > 0 and not is_stop_asked():
+        is_there = False
         for event in api.watch(POD, namespace, {"app.kubernetes.io/instance": name}, seconds=min(remaining, _WATCH_SECONDS)):
-            if event.type == "DELETED":
-                return _End(reason="somebody deleted the pod while it ran", node=seen.node)
+            is_there = event.type != "DELETED"
+            if not is_there:
+                break
             seen, is_final = _look(event.document)
             if is_final:
                 return seen
             if is_stop_asked():
                 break
+        if not is_there:
+            return _End(reason="somebody deleted the pod while it ran", node=seen.node)
     word = "stopped as asked" if is_stop_asked() else f"not ended after {seconds:.0f} s"
     return _End(seen.is_started, None, f"{word}: {seen.reason}", seen.node)
 
