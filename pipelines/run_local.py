@@ -14,8 +14,10 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
@@ -36,59 +38,105 @@ _ERROR = re.compile(r"stablerep\.errors\.(\w+): (.*)")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the pipeline and follow it; returns the exit code of `stablerep.errors`."""
-    options = _parser().parse_args(arguments)
-    overrides = shlex.join(options.set)
-    store = options.store or (Path(options.root).absolute() / "store").as_uri()
+    parser = argument_parser("make run", "Run the whole pipeline on this machine.", recipe="quickstart", root="build/run")
+    options = parser.parse_args(arguments)
+    if options.child:
+        return run_tasks(options, lambda _: _subprocesses())
+    return follow(options, "pipelines.run_local", sys.argv[1:] if arguments is None else arguments)
+
+
+def follow(options: argparse.Namespace, module: str, arguments: Sequence[str]) -> int:
+    """Run `module` in a child with the same arguments, show what it does, and end with the summary or the error.
+
+    Args:
+        options: what `argument_parser` made of `arguments`.
+        module: whose main runs the tasks when it is given --child.
+        arguments: words of the command line.
+    """
+    store = store_of(options)
     try:
-        ledger = Ledger(Store(store), load_recipe(options.recipe, overrides))
+        ledger = Ledger(Store(store), load_recipe(options.recipe, shlex.join(options.set)))
     except errors.StablerepError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
-    if options.child:
-        return _run_pipeline(options, overrides, store)
     started_at = time.monotonic()
     log_path = Path(options.root).absolute() / "logs" / f"{ledger.key}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
     print(f"{ledger.key}: log {log_path}", flush=True)
-    return_code = _follow(arguments if arguments is not None else sys.argv[1:], log_path)
-    summary = f"reports/{ledger.key}/summary.md"
-    if return_code == 0:
-        print("\n" + Store(store).read_text(summary).split("\n| stage")[0].rstrip())
-        print(f"- **report**: {Store(store).uri_of(f'reports/{ledger.key}/report.html')}")
-        print(f"- **total**: {time.monotonic() - started_at:.0f} s")
-        return 0
-    return _explain(log_path, return_code)
+    return_code = _follow([sys.executable, "-m", module, *arguments, "--child"], log_path)
+    if return_code != 0:
+        return _explain(log_path, return_code)
+    print("\n" + Store(store).read_text(f"reports/{ledger.key}/summary.md").split("\n| stage")[0].rstrip())
+    print(f"- **report**: {Store(store).uri_of(f'reports/{ledger.key}/report.html')}")
+    print(f"- **total**: {time.monotonic() - started_at:.0f} s")
+    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="make run", description="Run the whole pipeline on this machine.")
-    parser.add_argument("--recipe", default="quickstart", help="name of a recipe (default: quickstart)")
+def store_of(options: argparse.Namespace) -> str:
+    """URI of the store: what was asked for, or a folder under the run's root."""
+    return options.store or (Path(options.root).absolute() / "store").as_uri()
+
+
+def argument_parser(program: str, what: str, recipe: str, root: str) -> argparse.ArgumentParser:
+    """The options of a run on this machine.
+
+    Args:
+        program: how it is called.
+        what: one sentence.
+        recipe: the default recipe.
+        root: the default folder for logs, cache and task outputs.
+    """
+    parser = argparse.ArgumentParser(prog=program, description=what)
+    parser.add_argument("--recipe", default=recipe, help=f"name of a recipe (default: {recipe})")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. --set pretrain.num_steps=600")
     parser.add_argument("--store", default="", help="folder or URI for all results (default: <root>/store)")
-    parser.add_argument("--root", default="build/run", help="folder for logs, cache and task outputs (default: build/run)")
+    parser.add_argument("--root", default=root, help=f"folder for logs, cache and task outputs (default: {root})")
     parser.add_argument("--no-cache", action="store_true", help="run every task; finished shards and checkpoints are still kept")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
-def _run_pipeline(options: argparse.Namespace, overrides: str, store: str) -> int:
+def _subprocesses() -> "Tasks":
     from kfp import local
 
+    return Tasks(local.SubprocessRunner(use_venv=False), environment={})
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """How tasks run: a runner of kfp.local, their environment, and (stage, image) -> image where images matter."""
+
+    runner: Any
+    environment: Mapping[str, str]
+    image_of: Callable[[str, str], str] | None = None
+
+
+def run_tasks(options: argparse.Namespace, tasks_of: Callable[[Path], Tasks]) -> int:
+    """Run the pipeline in this process, with what KFP prints on standard output; returns 0, or 1 when a task failed.
+
+    Args:
+        options: what `argument_parser` made of the command line.
+        tasks_of: folder for task outputs -> how tasks run.
+    """
+    from kfp import local
+
+    from pipelines.on_this_machine import adapted
     from pipelines.stablerep import stablerep
 
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp.local")
-    warnings.filterwarnings("ignore", message=".*have no effect in the current local runner.*")
     logging.getLogger().setLevel(logging.INFO)
-    root = Path(options.root).absolute()
+    root, store = Path(options.root).absolute(), store_of(options)
+    tasks = tasks_of(root / "tasks")
     local.init(
-        local.SubprocessRunner(use_venv=False),
+        tasks.runner,
         pipeline_root=str(root / "tasks"),
         raise_on_error=True,
         enable_caching=not options.no_cache,
         cache_root=str(_cache_folder(store, root) / code_digest()[:16]),
     )
     try:
-        stablerep(recipe=options.recipe, overrides=overrides, store=store)
+        pipeline = adapted(stablerep, tasks.environment, tasks.image_of)
+        pipeline(recipe=options.recipe, overrides=shlex.join(options.set), store=store)
     except RuntimeError as error:
         print(error, flush=True)
         return 1
@@ -106,14 +154,13 @@ def code_digest(project: Path = PROJECT) -> str:
     return sha256_bytes(part for path in files for part in (str(path.relative_to(project)).encode(), path.read_bytes()))
 
 
-def _follow(arguments: Sequence[str], log_path: Path) -> int:
+def _follow(command: Sequence[str], log_path: Path) -> int:
     """Start the child, show its tasks as they start and end, return its exit code."""
     every = "2" if sys.stdout.isatty() else "60"
     environment = {"STABLEREP_LOG_EVERY_SECONDS": every, "OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
     bin_folder = str(Path(sys.executable).parent)
     environment["PATH"] = bin_folder + os.pathsep + environment.get("PATH", "")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), environment.get("PYTHONPATH", ""))))
-    command = [sys.executable, "-m", "pipelines.run_local", *arguments, "--child"]
     view = TaskView(sys.stdout.isatty())
     with log_path.open("wb") as log, log_path.open("r", encoding="utf-8", errors="replace") as reader:
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=PROJECT)

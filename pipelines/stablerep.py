@@ -11,51 +11,36 @@ from kfp import dsl
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # `kfp dsl compile` runs this file from anywhere
 
-from components.data_processing.commit.component import commit
-from components.data_processing.generate.component import generate
-from components.data_processing.generator.component import generator
-from components.data_processing.prepare.component import prepare
-from components.deployment.deploy.component import deploy
-from components.deployment.finish.component import finish
-from components.deployment.hold.component import hold
-from components.deployment.preflight.component import preflight
-from components.deployment.verify.component import verify
-from components.evaluation.gate.component import gate
-from components.evaluation.probe.component import probe
-from components.training.export.component import export
-from components.training.pretrain.component import pretrain
-
-MAX_PARALLEL_LANES = 16
-
-
-def _fresh(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Never served from the cache: these look at the world, or find in the store what is done and make what is missing."""
-    return task.set_caching_options(enable_caching=False)
+from pipelines import parts, placement
 
 
 @dsl.pipeline(name="stablerep", description="Captions to a served vision encoder, learned from synthetic images.")
-def stablerep(store: str, recipe: str = "quickstart", overrides: str = ""):
+def stablerep(
+    store: str,
+    recipe: str = "quickstart",
+    overrides: str = "",
+    accelerator: str = placement.ACCELERATOR,
+    gpu_node_selector: dict = placement.NO_SELECTOR,
+    gpu_tolerations: list = placement.GPU_TOLERATIONS,
+    spot_node_selector: dict = placement.NO_SELECTOR,
+    spot_tolerations: list = placement.SPOT_TOLERATIONS,
+):
     """Run every stage.
 
     Args:
         store: URI under which everything is kept: file://, s3:// or gs://.
         recipe: Name of a recipe, see `stablerep recipes`.
         overrides: `section.key=value` words, for instance `captions.source=s3://captions/mine.parquet`.
+        accelerator: Resource name of a GPU; empty where the cluster has none.
+        gpu_node_selector: Labels of the nodes that measure the encoder.
+        gpu_tolerations: Tolerations of every task with a GPU.
+        spot_node_selector: Labels of the nodes that make images; they may be taken away at any time.
+        spot_tolerations: Further tolerations of the tasks that make images.
     """
     run = {"recipe": recipe, "overrides": overrides, "store": store}
-    with dsl.ExitHandler(_fresh(finish(**run)), name="run"):
-        checks = _fresh(preflight(**run))
-        model = generator(**run).after(checks)
-        prepared = prepare(**run, generator=model.output)
-        with dsl.ParallelFor(prepared.output, name="lanes", parallelism=MAX_PARALLEL_LANES) as work:
-            made = _fresh(generate(**run, work=work).set_retry(3))
-        dataset = _fresh(commit(**run, work=prepared.output, lanes=dsl.Collected(made.output))).outputs["Output"]
-        checkpoint = _fresh(pretrain(**run, dataset=dataset).set_retry(3)).outputs["Output"]
-        encoder = export(**run, dataset=dataset, generator=model.output, checkpoint=checkpoint).outputs["Output"]
-        evaluation = probe(**run, model=encoder).outputs["Output"]
-        decision = _fresh(gate(**run, evaluation=evaluation))
-        with dsl.If(decision.outputs["is_promoted"] == True, name="promoted"):  # noqa: E712 - KFP builds a condition from it
-            endpoint = _fresh(deploy(**run, model=encoder, decision=decision.outputs["decision"]))
-            _fresh(verify(**run, model=encoder, endpoint=endpoint.output))
-        with dsl.Else(name="held"):
-            _fresh(hold(**run, decision=decision.outputs["decision"]))
+    with dsl.ExitHandler(parts.report(run), name="run"):
+        checks = parts.checked(run, stages="")
+        spot = placement.Pool(accelerator, spot_node_selector, (gpu_tolerations, spot_tolerations))
+        made = parts.make_dataset(run, spot, after=checks)
+        learned = parts.learn_encoder(run, made, placement.Pool(accelerator, gpu_node_selector, (gpu_tolerations,)))
+        parts.promote(run, learned)

@@ -1,7 +1,8 @@
 """Run any stage by its verb: what a KFP component, `stablerep <verb>` and a test all call.
 
-Arguments that are not given are taken from the ledger, so `stablerep probe --recipe quickstart --store ...` continues from what the
-earlier stages of the same configuration left. The stage's record is kept there in turn.
+Records that are not given, or given as an empty text (how a parameter of a pipeline says that it is missing), are taken from the ledger,
+so `stablerep probe --recipe quickstart --store ...` continues from what the earlier stages of the same configuration left. The stage's
+record is kept there in turn.
 """
 
 import importlib
@@ -35,7 +36,7 @@ def run_stage(name: str, recipe: str, overrides: str, store: str, **arguments: A
         recipe: name of a recipe.
         overrides: `section.key=value` words.
         store: URI of the store.
-        arguments: what the stage takes beyond these; missing records come from the ledger.
+        arguments: what the stage takes beyond these; missing and empty records come from the ledger.
 
     Raises:
         ConfigError: no such stage.
@@ -45,7 +46,7 @@ def run_stage(name: str, recipe: str, overrides: str, store: str, **arguments: A
     if name not in INPUTS:
         raise ConfigError(f"unknown stage {name!r}; expected one of {', '.join(INPUTS)}")
     ledger = Ledger(Store(store), load_recipe(recipe, overrides))
-    inputs = {key: arguments[key] if key in arguments else _from_ledger(ledger, key) for key in INPUTS[name]}
+    inputs = {key: _from_ledger(ledger, key) if arguments.get(key, "") == "" else arguments[key] for key in INPUTS[name]}
     others = {key: value for key, value in arguments.items() if key not in inputs}
     started_at = time.time()
     record: Record = importlib.import_module(f"stablerep.stages.{name}").run(recipe, overrides, store, **inputs, **others)

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from stablerep.config import load_recipe
 from stablerep.errors import ConfigError, DataError
+from stablerep.records import GateDecision
 from stablerep.stages.dispatch import run_stage
 from stablerep.stages.ledger import Entry, Ledger
 from stablerep.store import Store
@@ -38,3 +41,12 @@ def test_dispatch_refuses_what_it_cannot_run(store: Store) -> None:
 def test_a_stage_is_run_and_kept(store: Store) -> None:
     output = run_stage("prepare", "smoke", "", store.uri)
     assert Ledger(store, load_recipe("smoke")).output("prepare") == output
+
+
+def test_an_empty_record_is_a_missing_one(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected the result of stage 'commit'"):
+        run_stage("pretrain", "smoke", "", store.uri, dataset="")
+    decision = GateDecision("model-1", is_promoted=False, reasons=("too low",), champion_id="model-0", champion_accuracy=0.9).to_json()
+    Ledger(store, load_recipe("smoke")).keep(Entry("gate", decision, {}, 0.0, 1.0))
+    assert run_stage("hold", "smoke", "", store.uri, decision="", reasons_path=str(tmp_path / "why.md")) == decision
+    assert "- too low" in (tmp_path / "why.md").read_text(encoding="utf-8")

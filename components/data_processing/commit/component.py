@@ -14,6 +14,9 @@ def commit(recipe: str, overrides: str, store: str, work: list[str], lanes: list
         work: What `prepare` returned.
         lanes: Records of all lanes.
         contact_sheet: Groups of images to look at.
+
+    Returns:
+        Record of the data set: its id, its manifest and the digest of that.
     """
     import json
 

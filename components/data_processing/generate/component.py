@@ -12,6 +12,9 @@ def generate(recipe: str, overrides: str, store: str, work: str) -> str:
         overrides: `section.key=value` words.
         store: URI of the store.
         work: One element of what `prepare` returned.
+
+    Returns:
+        Record of the lane: the shards it committed.
     """
     import json
 

@@ -11,6 +11,9 @@ def generator(recipe: str, overrides: str, store: str) -> str:
         recipe: Name of a recipe.
         overrides: `section.key=value` words.
         store: URI of the store.
+
+    Returns:
+        Record of the model: id, licence and digests.
     """
     from stablerep.stages.dispatch import run_stage
 

@@ -14,6 +14,9 @@ def prepare(recipe: str, overrides: str, store: str, generator: str) -> list[str
         overrides: `section.key=value` words.
         store: URI of the store.
         generator: Record of `generator`.
+
+    Returns:
+        One element of work for each lane, as JSON: the lane's number, the prompt set and the generator.
     """
     import json
 

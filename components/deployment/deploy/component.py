@@ -13,6 +13,9 @@ def deploy(recipe: str, overrides: str, store: str, model: str, decision: str) -
         store: URI of the store.
         model: Record of `export`.
         decision: Record of `gate`.
+
+    Returns:
+        Record of the endpoint: its URL and how it serves.
     """
     from stablerep.stages.dispatch import run_stage
 

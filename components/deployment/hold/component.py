@@ -13,6 +13,9 @@ def hold(recipe: str, overrides: str, store: str, decision: str, reasons: dsl.Ou
         store: URI of the store.
         decision: Record of `gate`.
         reasons: The gate's reasons.
+
+    Returns:
+        Record of the decision that turned the model down.
     """
     from stablerep.stages.dispatch import run_stage
 

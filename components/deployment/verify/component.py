@@ -14,6 +14,9 @@ def verify(recipe: str, overrides: str, store: str, model: str, endpoint: str, m
         model: Record of `export`.
         endpoint: Record of `deploy`.
         metrics: Latency and the largest difference.
+
+    Returns:
+        Record of the verification: latencies and the largest difference.
     """
     import json
     from pathlib import Path

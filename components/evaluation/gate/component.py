@@ -14,6 +14,9 @@ def gate(recipe: str, overrides: str, store: str, evaluation: str) -> NamedTuple
         overrides: `section.key=value` words.
         store: URI of the store.
         evaluation: Record of `probe`.
+
+    Returns:
+        Record of the decision, and whether it promotes the model.
     """
     from collections import namedtuple
 

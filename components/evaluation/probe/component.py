@@ -23,6 +23,9 @@ def probe(
         report: Table, confusion matrix, accuracy against labels.
         metrics: Accuracies.
         confusion: Confusion matrix of the headline probe.
+
+    Returns:
+        Record of the evaluation: accuracies with their intervals.
     """
     import json
     from pathlib import Path

@@ -15,6 +15,9 @@ def export(recipe: str, overrides: str, store: str, dataset: str, generator: str
         generator: Record of `generator`.
         checkpoint: Record of `pretrain`.
         encoder: The model's record: where it is and its digest.
+
+    Returns:
+        Record of the model: where it is and its digest.
     """
     import json
     from pathlib import Path

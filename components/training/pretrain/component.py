@@ -14,6 +14,9 @@ def pretrain(recipe: str, overrides: str, store: str, dataset: str, curves: dsl.
         dataset: Record of `commit`.
         curves: Loss, learning rate and throughput.
         metrics: Last values, for comparison of runs.
+
+    Returns:
+        Record of the checkpoint: where it is and the last values of the metrics.
     """
     import json
     from pathlib import Path
