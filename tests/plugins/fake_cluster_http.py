@@ -287,7 +287,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_event(self, event: str, document: Document) -> None:
         line = json.dumps({"type": event, "object": document}).encode() + b"\n"
-        self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
+        for part in (line[:40], line[40:]):  # as on a real network, an event may come in pieces
+            self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
 
     def _send(self, code: int, answer: Document | str, retry_after: int | None = None) -> None:
         content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
