@@ -16,7 +16,7 @@ from stablerep.errors import StablerepError
 from stablerep.stages import INPUTS
 
 _HELP = {
-    "preflight": "check the machine, the store, the packages and the recipe before anything is spent",
+    "preflight": "check the machine, the store, the recipe and the cluster before anything is spent",
     "prepare": "read, clean and de-duplicate captions; write the prompt set",
     "generator": "resolve and verify the text-to-image model (or fit the embedded one)",
     "generate": "make one lane's groups of images and commit its shards",
@@ -63,12 +63,24 @@ def _run(options: argparse.Namespace) -> int:
         from stablerep.stages.serve import stop
 
         print("stopped" if stop(options.recipe, overrides, options.store) else "no endpoint of this store runs on this machine")
+    elif options.command == "doctor":
+        from stablerep.stages.doctor import examine, require_green, table
+
+        checks = examine(options.role)
+        print(table(checks))
+        require_green(checks)
     else:
         from stablerep.stages.dispatch import run_stage
 
-        extra = {"lane": options.lane} if options.command == "generate" else {}
-        print(run_stage(options.command, options.recipe, overrides, options.store, **extra))
+        print(run_stage(options.command, options.recipe, overrides, options.store, **_extra(options)))
     return 0
+
+
+def _extra(options: argparse.Namespace) -> dict[str, Any]:
+    """What a verb takes beyond recipe, overrides, store and the records of the ledger."""
+    if options.command == "preflight":
+        return {"stages": options.stages, "has_probe_pod": options.probe_pod}
+    return {"lane": options.lane} if options.command == "generate" else {}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,10 +96,15 @@ def _parser() -> argparse.ArgumentParser:
         _add_store(command)
         if name == "generate":
             command.add_argument("--lane", type=int, default=0, help="which lane, from 0 (default: 0)")
+        if name == "preflight":
+            _add_preflight(command)
     _add_store(_add(commands, "serve", "serve the promoted encoder in the foreground"))
     _add_store(_add(commands, "stop", "stop the endpoint that a run left in the background"))
     _add(commands, "show", "print a recipe with its overrides as JSON")
     commands.add_parser("recipes", help="list the recipes")
+    text = "check that this container, or this machine, holds what its role needs"
+    doctor = commands.add_parser("doctor", help=text, description=f"{text.capitalize()}.")
+    doctor.add_argument("--role", default="", help="an image of images/, or all (default: STABLEREP_ROLE, which each image sets, else all)")
     return parser
 
 
@@ -96,6 +113,13 @@ def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     command.add_argument("--recipe", default="quickstart", help="name of a recipe, see `stablerep recipes` (default: quickstart)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. --set pretrain.num_steps=600")
     return command
+
+
+def _add_preflight(command: argparse.ArgumentParser) -> None:
+    stages = "verbs of the stages that will run, as in 'pretrain export probe' (default: all)"
+    command.add_argument("--stages", default="", metavar="VERBS", help=stages)
+    pod = "start a pod of the training image on the cluster for some seconds: is it pulled, are /dev/shm and a GPU there (may cost a node)"
+    command.add_argument("--probe-pod", action="store_true", help=pod)
 
 
 def _add_store(command: argparse.ArgumentParser) -> None:
