@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 RECIPE ?= quickstart
 SET ?=
 STORE ?=
+ROLES ?=
 BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 SETS = $(foreach pair,$(SET),--set $(pair))
@@ -40,7 +41,11 @@ compile: .venv/ready  ## compile the pipelines for Kubeflow into pipelines/compi
 	$(BIN)/python -m pipelines.compile
 lock: .venv/ready  ## resolve pyproject.toml into requirements/dev.lock
 	$(BIN)/uv pip compile pyproject.toml --all-extras --generate-hashes --python-version 3.11 --no-header --no-emit-index-url -q -o requirements/dev.lock
+images: .venv/ready  ## build container images: runtime launch features, or ROLES="generate train serve", or ROLES=all
+	$(BIN)/python images/build.py build $(ROLES) $(if $(BASE),--base $(BASE)) $(if $(CUDA_BASE),--cuda-base $(CUDA_BASE))
+push: .venv/ready  ## push them and write images/images.lock: REGISTRY=host/prefix ROLES=all
+	$(BIN)/python images/build.py push $(or $(REGISTRY),$(error pass REGISTRY=host/prefix)) $(ROLES)
 clean:  ## remove results, caches and the environment
 	rm -rf build .venv .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help setup run serve stop check test compile lock clean
+.PHONY: help setup run serve stop check test compile lock images push clean
