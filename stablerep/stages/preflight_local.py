@@ -5,6 +5,7 @@ image that holds nothing but its own stage, and a job that a cluster runs does n
 """
 
 import importlib.util
+import os
 import shutil
 import socket
 import sys
@@ -33,14 +34,19 @@ def _python(scope: Scope) -> Check:
 
 def _packages(scope: Scope) -> Check:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing and scope.is_cluster:
-        return unknown("packages", f"not here: {', '.join(missing)}; every stage of a cluster has its own image")
+    if missing and (scope.is_cluster or _is_image()):
+        return unknown("packages", f"not here: {', '.join(missing)}; every stage has its own image")
     found = f"missing: {', '.join(missing)}" if missing else f"{len(_PACKAGES)} present"
     return judged("packages", not missing, found, "run `make setup`, or use the image of the stage")
 
 
+def _is_image() -> bool:
+    """Whether this is a container of one role, as every image of images/ says: another stage runs in another image."""
+    return bool(os.environ.get("STABLEREP_ROLE"))
+
+
 def _torchrun(scope: Scope) -> Check | None:
-    if scope.trains or scope.is_pod or "pretrain" not in scope.stages:
+    if scope.trains or scope.is_pod or _is_image() or "pretrain" not in scope.stages:
         return None
     path = Path(sys.executable).parent / "torchrun"
     is_there = path.exists() or shutil.which("torchrun") is not None

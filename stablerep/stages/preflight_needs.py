@@ -16,6 +16,7 @@ from stablerep.cluster import (
     JOB_SET,
     LOCAL_QUEUE,
     POD,
+    PRIORITY_CLASS,
     SECRET,
     SERVICE,
     SERVICE_ACCOUNT,
@@ -24,9 +25,11 @@ from stablerep.cluster import (
     TRAINING_RUNTIME,
     VOLCANO_JOB,
     VOLCANO_QUEUE,
+    WORKLOAD_PRIORITY_CLASS,
     Kind,
 )
 from stablerep.config import Recipe
+from stablerep.config.schema import LaunchConfig
 from stablerep.store import Store
 
 LAUNCH_ROLE, DEPLOY_ROLE = "stablerep-launch", "stablerep-deploy"
@@ -129,15 +132,26 @@ def _training_objects(recipe: Recipe, namespace: str) -> list[Named]:
     wanted = [Named(SERVICE_ACCOUNT, launch.service_account, namespace, f"{apply}; or set launch.service_account")]
     if launch.backend == "trainjob":
         wanted.insert(0, Named(TRAINING_RUNTIME, launch.runtime, namespace, f"{apply}; or set launch.runtime"))
-        if launch.queue:
-            wanted.append(
-                Named(LOCAL_QUEUE, launch.queue, namespace, "create the LocalQueue (manifests/components/kueue); or set launch.queue")
-            )
-    elif launch.queue:
-        wanted.append(Named(VOLCANO_QUEUE, launch.queue, "", "create the Queue (manifests/components/volcano); or set launch.queue"))
+    wanted += _queue_objects(launch, namespace)
     if launch.store_secret:
         why = "processes get their credentials from it, unless their ServiceAccount has an identity at the cloud"
         wanted += [Named(kind, launch.store_secret, namespace, why, is_optional=True) for kind in (CONFIG_MAP, SECRET)]
+    return wanted
+
+
+def _queue_objects(launch: LaunchConfig, namespace: str) -> list[Named]:
+    """The queue and the priority that are named: Kueue's for a TrainJob, Volcano's and Kubernetes' own for a Volcano job."""
+    is_kueue = launch.backend == "trainjob"
+    product = "kueue" if is_kueue else "volcano"
+    make = f"kubectl apply -k manifests/cluster/{product}, as an administrator"
+    wanted: list[Named] = []
+    if launch.queue and is_kueue:
+        wanted.append(Named(LOCAL_QUEUE, launch.queue, namespace, "add manifests/components/kueue to the overlay; or set launch.queue"))
+    elif launch.queue:
+        wanted.append(Named(VOLCANO_QUEUE, launch.queue, "", f"{make}; or set launch.queue"))
+    if launch.priority_class:
+        kind = WORKLOAD_PRIORITY_CLASS if is_kueue else PRIORITY_CLASS
+        wanted.append(Named(kind, launch.priority_class, "", f"{make}; or set launch.priority_class"))
     return wanted
 
 
@@ -155,26 +169,28 @@ def _serving_objects(recipe: Recipe, namespace: str) -> list[Named]:
 
 
 def rights(scope: Scope, own_namespace: str) -> list[Right]:
-    """Every right that the stages use, and no other."""
+    """Every right that the stages use, and no other (tests/contracts/test_rights.py compares it with their code)."""
     launch, deploy = scope.recipe.launch, scope.recipe.deploy
     wanted: list[Right] = []
     if scope.trains:
         namespace = launch.namespace or own_namespace
         job = TRAIN_JOB if launch.backend == "trainjob" else VOLCANO_JOB
         wanted += [
-            Right(LAUNCH_ROLE, job, ("get", "list", "watch", "create", "patch", "delete"), namespace),
-            Right(LAUNCH_ROLE, POD, ("get", "list", "watch"), namespace),
+            Right(LAUNCH_ROLE, job, ("get", "create", "delete"), namespace),
+            Right(LAUNCH_ROLE, POD, ("list", "watch"), namespace),
             Right(LAUNCH_ROLE, POD, ("get",), namespace, "log"),
             Right(LAUNCH_ROLE, EVENT, ("list",), namespace),
         ]
     if scope.serves:
         namespace = deploy.namespace or own_namespace
-        changes = ("get", "list", "watch", "create", "patch", "delete")
-        wanted.append(Right(DEPLOY_ROLE, INFERENCE_SERVICE, changes, namespace))
-        if deploy.backend == "standard_canary":
-            wanted.append(Right(DEPLOY_ROLE, HTTP_ROUTE, ("get", "create", "patch", "delete"), namespace))
-        if deploy.backend == "blue_green":
-            wanted.append(Right(DEPLOY_ROLE, SERVICE, ("get", "create", "patch", "delete"), namespace))
+        splits_service, splits_route = deploy.backend == "blue_green", deploy.backend == "standard_canary"
+        wanted += [
+            Right(DEPLOY_ROLE, INFERENCE_SERVICE, ("get", "create", "patch", "delete"), namespace),
+            Right(DEPLOY_ROLE, SERVICE, ("get", "create", "patch") if splits_service else ("get",), namespace),
+            *([Right(DEPLOY_ROLE, HTTP_ROUTE, ("get", "create", "patch", "delete"), namespace)] if splits_route else []),
+            Right(DEPLOY_ROLE, POD, ("list",), namespace),
+            Right(DEPLOY_ROLE, EVENT, ("list",), namespace),
+        ]
     return wanted
 
 

@@ -125,3 +125,12 @@ def test_markdown_keeps_its_columns() -> None:
     assert rows[5] == "| **failed** | quota | of 8 requests.nvidia.com/gpu, 8 are held | ask for a larger quota |"
     assert rows[6] == "| not checked | nodes | not allowed to look |  |"
     assert rows[7] == "| ok | a | one \\| two three |  |"
+
+
+def test_in_an_image_of_one_role_packages_of_other_stages_are_not_missing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight_local, "_PACKAGES", ("torch", "a_package_nobody_has"))
+    assert _checks(store.uri)["packages"].state == "failed"
+    monkeypatch.setenv("STABLEREP_ROLE", "runtime")
+    checks = _checks(store.uri)
+    assert checks["packages"].state == "unknown"
+    assert "torchrun" not in checks

@@ -27,6 +27,7 @@ from stablerep.cluster import (
     TRAINING_RUNTIME,
     VOLCANO_JOB,
     VOLCANO_QUEUE,
+    WORKLOAD_PRIORITY_CLASS,
     Kind,
 )
 from stablerep.config import load_recipe
@@ -103,7 +104,7 @@ FAILURES: list[tuple[str, Callable[[FakeCluster], None], str, str]] = [
     ("ServingRuntime stablerep-encoder", _gone(SERVING_RUNTIME, "stablerep-encoder"), "none in namespace stablerep", "set deploy.runtime"),
     ("ServiceAccount stablerep-train", _gone(SERVICE_ACCOUNT, "stablerep-train"), "none in namespace", "set launch.service_account"),
     ("ServiceAccount stablerep-serve", _gone(SERVICE_ACCOUNT, "stablerep-serve"), "none in namespace", "set deploy.service_account"),
-    ("LocalQueue stablerep", _gone(LOCAL_QUEUE, "stablerep"), "none in namespace", "create the LocalQueue"),
+    ("LocalQueue stablerep", _gone(LOCAL_QUEUE, "stablerep"), "none in namespace", "add manifests/components/kueue"),
     (
         "LocalQueue stablerep",
         _set(LOCAL_QUEUE, {"metadata": {"name": "stablerep"}, "spec": {"stopPolicy": "Hold"}}),
@@ -198,12 +199,20 @@ def test_only_what_the_stages_use_is_asked_for(api: KubernetesApi, cluster: Fake
     assert list(look(api, stages=("generate",), is_pod=True)) == [API_SERVER]
 
 
+def test_the_priority_of_a_train_job_is_kueues(api: KubernetesApi, cluster: FakeCluster) -> None:
+    words = "launch.priority_class=stablerep-train"
+    assert look(api, words)["WorkloadPriorityClass stablerep-train"].state == "failed"
+    cluster.set(WORKLOAD_PRIORITY_CLASS, {"metadata": {"name": "stablerep-train"}})
+    assert look(api, words)["WorkloadPriorityClass stablerep-train"].state == "ok"
+
+
 def test_volcano_asks_for_its_own_kinds(api: KubernetesApi, cluster: FakeCluster) -> None:
     cluster.set(VOLCANO_QUEUE, {"metadata": {"name": "stablerep"}, "status": {"state": "Closed"}})
-    checks = look(api, "launch.backend=volcano", stages=("pretrain",))
+    checks = look(api, "launch.backend=volcano launch.priority_class=high", stages=("pretrain",))
     assert {"API batch.volcano.sh", "API scheduling.volcano.sh", "rights on jobs.batch.volcano.sh"} <= set(checks)
     assert "API trainer.kubeflow.org" not in checks
     assert checks["Queue stablerep"].found == "its state is Closed"
+    assert "manifests/cluster/volcano" in checks["PriorityClass high"].remedy
     cluster.update_status(VOLCANO_QUEUE, "stablerep", {"state": "Open"})
     cluster.kinds.discard(VOLCANO_JOB)
     checks = look(api, "launch.backend=volcano", stages=("pretrain",))
