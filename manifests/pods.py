@@ -1,7 +1,8 @@
 """The pods that a document would make, whatever kind it is: so that one set of rules can look at all of them.
 
-Knows pods, the built-in workloads, TrainingRuntime and ClusterTrainingRuntime, JobSet, Volcano's Job, ServingRuntime and InferenceService.
-A TrainJob is a patch of its runtime: `train_job_pods` puts the two together as Trainer 2.2 does. Anything else makes no pods.
+Knows pods, the built-in workloads, TrainingRuntime and ClusterTrainingRuntime, JobSet, Volcano's Job and ServingRuntime.
+A TrainJob and an InferenceService are patches of a runtime: `train_job_pods` and `predictor_pod` put the two together as Trainer 2.2 and
+KServe 0.20 do. Anything else makes no pods.
 """
 
 from collections.abc import Iterator
@@ -40,10 +41,6 @@ def _templates(document: Document) -> Iterator[tuple[str, Document, Document]]:
         yield "", *_split(spec["jobTemplate"]["spec"]["template"])
     elif kind == "ServingRuntime" or kind == "ClusterServingRuntime":
         yield "", {"labels": spec.get("labels")}, spec
-    elif kind == "InferenceService":
-        predictor = spec.get("predictor") or {}
-        if predictor.get("containers"):
-            yield "", {"labels": document["metadata"].get("labels")}, predictor
     elif kind == "Job" and document.get("apiVersion", "").startswith("batch.volcano.sh/"):
         for task in spec["tasks"]:
             yield f"/{task['name']}", *_split(task["template"])
@@ -87,6 +84,29 @@ def train_job_pods(job: Document, runtime: Document) -> list[Pod]:
         Pod(pod.origin.replace(f"{runtime['kind']}/{runtime['metadata']['name']}", f"TrainJob/{name}"), pod.labels, pod.spec)
         for pod in pods_of(merged)
     ]
+
+
+def predictor_pod(service: Document, runtime: Document) -> Pod:
+    """The pod of an InferenceService in its runtime, without the init container that fetches the model.
+
+    Args:
+        service: InferenceService (serving.kserve.io/v1beta1) with a `model`.
+        runtime: the ServingRuntime that it names.
+    """
+    predictor = deepcopy(service["spec"]["predictor"])
+    model = predictor.pop("model")
+    spec = {
+        field: deepcopy(runtime["spec"][field])
+        for field in ("containers", "volumes", "nodeSelector", "tolerations")
+        if field in runtime["spec"]
+    }
+    container = next(each for each in spec["containers"] if each["name"] == "kserve-container")
+    container["args"] = [*container.get("args", []), *model.get("args", [])]
+    _merge(container, {field: model[field] for field in ("image", "env", "resources", "securityContext") if field in model})
+    scaling = ("minReplicas", "maxReplicas", "autoScaling", "scaleMetric", "scaleTarget", "canaryTrafficPercent")
+    _merge(spec, {field: value for field, value in predictor.items() if field not in scaling})
+    labels = {**(runtime["spec"].get("labels") or {}), **(service["metadata"].get("labels") or {})}
+    return Pod(f"InferenceService/{service['metadata']['name']}", labels, spec)
 
 
 def _patch(replicated: list[Document], template: Document) -> None:

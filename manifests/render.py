@@ -1,18 +1,21 @@
-"""Render and check what `kubectl apply -k` would send: `python -m manifests.render` (all), or `... images` (components/images anew).
+"""Render and check what `kubectl apply -k` would send: `python -m manifests.render`; with `images`, only make components/images anew.
 
-Writes build/manifests/<name>.yaml: every overlay, everything cluster-scoped, single-user, and each component alone on a bare namespace. Checks
-built-in kinds against Kubernetes' schemas, unknown fields included, and everything against checkov's policies (checkov.yaml says which are not
-ours, and why). Custom resources are checked by whoever has their CRDs. Needs no network and no cluster.
+Writes build/manifests/<name>.yaml: every overlay, everything cluster-scoped, single-user, and each component alone on a bare namespace.
+Checks built-in kinds against Kubernetes' schemas, unknown fields included, and workloads, runtimes too, against checkov's policies
+(checkov.yaml says which are not ours, and why). Custom resources are checked by whoever has their CRDs. No network, no cluster.
 """
 
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
+
+from manifests.pods import Document, pods_of
 
 PROJECT = Path(__file__).resolve().parents[1]
 MANIFESTS = PROJECT / "manifests"
@@ -73,25 +76,39 @@ def render_all(build: Path = BUILD) -> dict[str, Path]:
     return written
 
 
-def schema_problems(paths: list[Path]) -> list[str]:
-    """What Kubernetes' own schemas say about built-in kinds, in every supported version's end."""
+def distinct(paths: Iterable[Path], target: Path) -> Path:
+    """Every document once, as most are in many overlays, and the pods of runtimes, which checkov knows nothing of, as plain workloads."""
+    documents = [document for path in paths for document in yaml.load_all(path.read_text(encoding="utf-8"), yaml.CSafeLoader)]
+    documents += [workload for document in documents for workload in _workloads(document)]
+    once = {json.dumps(document, sort_keys=True): document for document in documents}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(yaml.dump_all(once.values(), Dumper=yaml.CSafeDumper), encoding="utf-8")
+    return target
+
+
+def schema_problems(path: Path) -> list[str]:
+    """What Kubernetes' own schemas say about the built-in kinds in a file, at both ends of the supported versions."""
     lines: list[str] = []
     for version in KUBERNETES_VERSIONS:
-        command = [_tool("kubernetes-validate"), "--strict", "--quiet", "--no-warn", "-k", version, *map(str, paths)]
+        command = [_tool("kubernetes-validate"), "--strict", "--quiet", "--no-warn", "-k", version, str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         lines += [f"{version}: {line}" for line in (done.stdout + done.stderr).splitlines() if line] if done.returncode else []
     return lines
 
 
-def policy_problems(build: Path) -> list[str]:
-    """Checkov's findings on the overlays and cluster-scoped files, one line each; the justified ones are left out."""
-    arguments = ["--config-file", str(MANIFESTS / "checkov.yaml"), "--directory", str(build), "--output", "json"]
+def policy_problems(path: Path) -> list[str]:
+    """Checkov's findings in a file, one line each; the justified ones are left out.
+
+    Raises:
+        ManifestError: it did not come to an end.
+    """
+    arguments = ["--config-file", str(MANIFESTS / "checkov.yaml"), "--file", str(path), "--output", "json"]
     done = subprocess.run([_tool("checkov"), *arguments], capture_output=True, text=True, check=False, cwd=PROJECT)
     if not done.stdout.strip():
         raise ManifestError(done.stderr.strip() or "checkov said nothing")
     report = json.loads(done.stdout)
     failed = [check for part in (report if isinstance(report, list) else [report]) for check in part["results"]["failed_checks"]]
-    return sorted({f"{check['check_id']} {check['resource']} ({check['file_path']}): {check['check_name']}" for check in failed})
+    return sorted({f"{check['check_id']} {check['resource']}: {check['check_name']}" for check in failed})
 
 
 def main(arguments: list[str]) -> int:
@@ -101,9 +118,10 @@ def main(arguments: list[str]) -> int:
         return 0
     written = render_all()
     for name, path in written.items():
-        kinds = [document["kind"] for document in yaml.safe_load_all(path.read_text(encoding="utf-8"))]
+        kinds = [document["kind"] for document in yaml.load_all(path.read_text(encoding="utf-8"), yaml.CSafeLoader)]
         _say(f"{name:24} {len(kinds):3} objects  {len(set(kinds)):2} kinds")
-    problems = {"schemas": schema_problems(list(written.values())), "checkov": policy_problems(BUILD)}
+    once = distinct(written.values(), BUILD / "distinct" / "all.yaml")
+    problems = {"schemas": schema_problems(once), "checkov": policy_problems(once)}
     for check, lines in problems.items():
         _say(f"{check:24} {'no problems' if not lines else f'{len(lines)} problems'}")
         for line in lines:
@@ -126,6 +144,27 @@ def _alone(component: Path) -> Path:
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     return folder
+
+
+def _workloads(document: Document) -> list[Document]:
+    """The pods of a runtime as they would be made: a Job for training, a Pod for serving."""
+    if not document["kind"].endswith("Runtime"):
+        return []
+    is_training = document["kind"] == "TrainingRuntime"
+    metadata = {"name": document["metadata"]["name"], "namespace": document["metadata"]["namespace"]}
+    # the InferenceService brings these; see stablerep/integrations/kserve_manifest.py
+    brought = {
+        "automountServiceAccountToken": False,
+        "serviceAccountName": "stablerep-serve",
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+    }
+    fields = ("containers", "volumes", "securityContext", "serviceAccountName", "automountServiceAccountToken", "restartPolicy")
+    specs = [
+        {field: pod.spec[field] for field in fields if field in pod.spec} | ({} if is_training else brought) for pod in pods_of(document)
+    ]
+    if is_training:
+        return [{"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"template": {"spec": spec}}} for spec in specs]
+    return [{"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec} for spec in specs]
 
 
 def _tool(name: str) -> str:
