@@ -1,8 +1,9 @@
 """TorchX: a `TrainingJob` as an AppDef of the `dist.torchrun` component, run on this machine by the `local_cwd` scheduler.
 
-A job with an image is for a cluster: `torchx_volcano` and `torchx_trainjob` make their documents of the same AppDef. Here TorchX starts `torchrun` through bash; torchrun starts one Python process per rank. The folder of this interpreter goes first in PATH
-(torchrun lives there) and the folder of `stablerep` in PYTHONPATH, so an unactivated virtual environment works. A single node takes a
-free rendezvous port at each launch. https://meta-pytorch.org/torchx/latest/
+A job with an image is for a cluster: `torchx_volcano` and `torchx_trainjob` make their documents of the same AppDef. Here TorchX
+starts `torchrun` through bash; torchrun starts one Python process per rank. The folder of this interpreter goes first in PATH (torchrun
+lives there) and the folder of `stablerep` in PYTHONPATH, so an unactivated virtual environment works. A single node takes a free
+rendezvous port at each launch. https://meta-pytorch.org/torchx/latest/
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false

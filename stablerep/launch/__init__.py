@@ -1,7 +1,8 @@
 """A training job as plain data, what runs it, and the wait for its end.
 
-A `TrainingJob` says what to run; a `Backend` (TorchX on this machine, `cluster.ClusterBackend` elsewhere) says where; `run_job` submits, streams the log, keeps the budgets and stops the job when its launcher is asked to stop. No launcher leaves processes behind: on
-this machine they are on a `leash`, on a cluster the job is deleted, or adopted by the next launcher where this one was killed.
+A `TrainingJob` says what to run; a `Backend` (TorchX on this machine, `cluster.ClusterBackend` elsewhere) says where; `run_job` submits,
+streams the log, keeps the budgets and stops the job when its launcher is asked to stop. No launcher leaves processes behind: on this
+machine they are on a `leash`, on a cluster the job is deleted, or adopted by the next launcher where this one was killed.
 """
 
 from stablerep.launch.budgets import Budgets, Clock

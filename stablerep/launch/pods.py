@@ -24,8 +24,9 @@ def container_of(pod: Document) -> str:
 
 
 def newest(pods: Iterable[Document]) -> Document | None:
-    """The last made of these, as a replaced pod and its successor may both be there."""
-    return max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
+    """The last made of these, in doubt the last told: a replaced pod and its successor may both be there."""
+    ordered = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+    return ordered[-1] if ordered else None
 
 
 def state_of(pods: list[Document], num_nodes: int) -> JobState:
