@@ -117,9 +117,6 @@ def _right(api: ClusterApi, wanted: Right) -> Check:
         missing = [v for v in wanted.verbs if not api.is_allowed(v, wanted.kind, wanted.namespace, subresource=wanted.subresource)]
     except ClusterError as error:
         return judged(name, False, str(error), remedy)
-    found = (
-        f"missing in namespace {wanted.namespace}: {', '.join(missing)}"
-        if missing
-        else f"{', '.join(wanted.verbs)} ({wanted.role or 'given'})"
-    )
+    granted = f"{', '.join(wanted.verbs)} ({wanted.role or 'given'})"
+    found = f"missing in namespace {wanted.namespace}: {', '.join(missing)}" if missing else granted
     return judged(name, not missing, found, remedy)

@@ -132,5 +132,5 @@ def test_in_an_image_of_one_role_packages_of_other_stages_are_not_missing(store:
     assert _checks(store.uri)["packages"].state == "failed"
     monkeypatch.setenv("STABLEREP_ROLE", "runtime")
     checks = _checks(store.uri)
-    assert checks["packages"].state == "unknown"
+    assert checks["packages"].state == "not checked"
     assert "torchrun" not in checks

@@ -131,7 +131,7 @@ FAILURES: list[tuple[str, Callable[[FakeCluster], None], str, str]] = [
         "Role stablerep-launch",
     ),
     ("may get pods/log", _forbid("get", POD, "log"), "missing in namespace stablerep: get", "Role stablerep-launch"),
-    ("may list events", _forbid("list", EVENT), "missing in namespace stablerep: list", "Role stablerep-launch"),
+    ("may list events", _forbid("list", EVENT), "missing in namespace stablerep: list", "bind Role stablerep-"),
     ("rights on httproutes.gateway.networking.k8s.io", _forbid("patch", HTTP_ROUTE), "stablerep: patch", "Role stablerep-deploy"),
     (
         QUOTA,
