@@ -38,7 +38,10 @@ class Served(Record):
 
 @dataclass(frozen=True)
 class EndpointState(Record):
-    """What `endpoints/<name>.json` holds; `previous` is the last verified model before this one."""
+    """What `endpoints/<name>.json` holds; `previous` is the last verified model before this one.
+
+    `deployed_process_id` is the process that `deploy` started and told of, where `start_again` has replaced it since; else 0.
+    """
 
     name: str
     served: Served
@@ -49,11 +52,21 @@ class EndpointState(Record):
     grpc_port: int
     process: ProcessRef
     log_path: str
+    deployed_process_id: int = 0
 
     @property
     def url(self) -> str:
         """The V1 predict URL."""
         return f"http://{self.host}:{self.port}/v1/models/{self.name}:predict"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server's process runs on this machine."""
+        return is_running(self.process)
+
+    def is_deployed_as(self, process_id: int) -> bool:
+        """Whether `deploy` told of this server, or of the one that it stands in for, as `process_id`."""
+        return process_id in (self.process.process_id, self.deployed_process_id)
 
     @property
     def grpc_address(self) -> str:
@@ -123,6 +136,25 @@ def serve(store: Store, placement: Placement, wanted: Served) -> EndpointState:
     except LaunchError:
         _start(store, _in_place_of(running, placement), running.served, running.previous, running.is_verified)
         raise
+
+
+def start_again(store: Store, placement: Placement) -> EndpointState | None:
+    """Serve what the state file says once more where it was, when its process is gone: the machine was restarted, or this is another one.
+
+    Returns:
+        The endpoint as it is now, None where there is no state file.
+
+    Raises:
+        PortInUseError: another program listens on its ports now.
+        LaunchError: the server did not become ready.
+    """
+    state = read_state(store, placement.name)
+    if state is None or state.is_running:
+        return state
+    started = _start(store, _in_place_of(state, placement), state.served, state.previous, state.is_verified)
+    started = replace(started, deployed_process_id=state.deployed_process_id or state.process.process_id)
+    store.write(_key(placement.name), started.to_json())
+    return started
 
 
 def mark_verified(store: Store, name: str) -> None:

@@ -62,7 +62,7 @@ class EncoderService:
             f"deploy.autoscaler={self.autoscaler}: {self.mode} mode takes {'knative' if is_knative else 'none, hpa, keda or external'}",
         )
         _check(
-            self.min_replicas >= (0 if is_knative else 1), f"deploy.min_replicas={self.min_replicas}: Standard mode does not scale to zero"
+            self.min_replicas >= (0 if is_knative else 1), f"deploy.min_replicas={self.min_replicas}: only Knative scales to zero"
         )
         _check(self.max_replicas >= max(1, self.min_replicas), f"deploy.max_replicas={self.max_replicas}: expected min_replicas or more")
         _check(

@@ -1,4 +1,4 @@
-"""deploy: the encoder is served by KServe on this machine, at the ports of the recipe.
+"""deploy: the encoder is served by KServe: on this machine at the ports of the recipe, or on a cluster, dark until `verify` has seen it.
 
 An endpoint that already serves the model is returned as it is, so running the stage again changes nothing. Another model of the same
 endpoint is replaced (stablerep.endpoint.local says how) and kept as what `verify` falls back to. Imports no torch: the server is another
@@ -12,6 +12,7 @@ from stablerep.endpoint.local import Placement, Served, serve
 from stablerep.errors import GateError
 from stablerep.records import EndpointRef, GateDecision, ModelRef
 from stablerep.stages.context import Stage, open_stage
+from stablerep.stages.deploy_cluster import deploy_dark
 
 
 def run(recipe: str, overrides: str, store: str, *, model: str, decision: str) -> EndpointRef:
@@ -28,6 +29,7 @@ def run(recipe: str, overrides: str, store: str, *, model: str, decision: str) -
         GateError: the gate did not promote this model.
         PortInUseError: another program listens on a port of the recipe.
         LaunchError: the server did not become ready; what was served before is served again.
+        ConfigError: on a cluster: KServe cannot serve it so, or there are no credentials.
     """
     chosen, verdict = ModelRef.from_json(model), GateDecision.from_json(decision)
     with open_stage("deploy", recipe, overrides, store) as stage:
@@ -35,9 +37,14 @@ def run(recipe: str, overrides: str, store: str, *, model: str, decision: str) -
             raise GateError(f"expected the gate's decision about {chosen.model_id}, found one about {verdict.model_id}; run the gate again")
         if not verdict.is_promoted:
             raise GateError(f"{chosen.model_id} was not promoted and is not deployed: {'; '.join(verdict.reasons) or 'no reason given'}")
-        state = serve(stage.store, placement(stage), Served(chosen.model_id, chosen.uri))
+        served = _served_here(stage, chosen) if stage.recipe.deploy.backend == "local" else deploy_dark(stage, chosen)
         stage.reporter.report("stablerep_run_info", 1, stage="deploy", id=chosen.model_id)
-        return EndpointRef(chosen.model_id, state.url, state.grpc_address, state.process.process_id, Path(state.log_path).as_uri())
+        return served
+
+
+def _served_here(stage: Stage, chosen: ModelRef) -> EndpointRef:
+    state = serve(stage.store, placement(stage), Served(chosen.model_id, chosen.uri))
+    return EndpointRef(chosen.model_id, state.url, state.grpc_address, state.process.process_id, Path(state.log_path).as_uri())
 
 
 def placement(stage: Stage) -> Placement:

@@ -1,7 +1,9 @@
 """verify: ask the endpoint for golden embeddings and a refusal; promote the model, or roll the endpoint back.
 
 Golden images are real images of the probe's test part. The promotion is written only after every check passed, so the catalogue's
-champion is always a model that was served. Always runs: a server may have changed since the last time.
+champion is always a model that was served. Always runs: a server may have changed since the last time. A local endpoint whose process is
+gone is started again first: verify may run after a restart, or in another container than deploy. On a cluster (verify_cluster) traffic
+moves in steps before the promotion is written.
 """
 
 from collections.abc import Sequence
@@ -9,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from stablerep.errors import GateError
+from stablerep.errors import DataError, GateError
 from stablerep.records import EndpointRef, ModelRef, Verification
 from stablerep.stages.context import Stage, open_stage
 
@@ -32,24 +34,47 @@ def run(recipe: str, overrides: str, store: str, *, model: str, endpoint: str) -
         CheckpointError: the exported model is damaged.
         DataError: golden images cannot be read, or the model was never probed on this recipe's suite.
     """
-    from stablerep.endpoint.local import mark_verified, read_state
-
     chosen, served = ModelRef.from_json(model), EndpointRef.from_json(endpoint)
     with open_stage("verify", recipe, overrides, store) as stage:
-        name = stage.recipe.deploy.name
-        state = read_state(stage.store, name)
-        if state is None or state.served.model_id != chosen.model_id or state.process.process_id != served.process_id:
-            found = f"{state.served.model_id} in process {state.process.process_id}" if state else "none"
-            raise GateError(f"endpoint {name!r}: expected {chosen.model_id} in process {served.process_id}, found {found}; deploy again")
-        findings = _findings(stage, chosen, served)
-        failed = [check for check, is_passed in findings.checks.items() if not is_passed]
-        if failed:
-            raise GateError(_rolled_back(stage, chosen, failed, findings))
-        _promote(stage, chosen.model_id)
-        mark_verified(stage.store, name)
-        return Verification(
-            chosen.model_id, served.url, findings.max_difference, findings.latency_p50_ms, findings.latency_p99_ms, findings.checks
+        verify = _verify_here if stage.recipe.deploy.backend == "local" else _verify_on_cluster
+        return verify(stage, chosen, served)
+
+
+def _verify_here(stage: Stage, chosen: ModelRef, served: EndpointRef) -> Verification:
+    from stablerep.endpoint.local import mark_verified, read_state, start_again
+    from stablerep.stages.deploy import placement
+
+    name = stage.recipe.deploy.name
+    state = read_state(stage.store, name)
+    if state is None or state.served.model_id != chosen.model_id or not state.is_deployed_as(served.process_id):
+        found = f"{state.served.model_id} in process {state.process.process_id}" if state else "none"
+        raise GateError(f"endpoint {name!r}: expected {chosen.model_id} in process {served.process_id}, found {found}; deploy again")
+    start_again(stage.store, placement(stage))
+    findings = _findings(stage, chosen, served)
+    failed = [check for check, is_passed in findings.checks.items() if not is_passed]
+    if failed:
+        raise GateError(_rolled_back(stage, chosen, failed, findings))
+    _promote(stage, chosen.model_id)
+    mark_verified(stage.store, name)
+    return Verification(
+        chosen.model_id, served.url, findings.max_difference, findings.latency_p50_ms, findings.latency_p99_ms, findings.checks
+    )
+
+
+def _verify_on_cluster(stage: Stage, chosen: ModelRef, served: EndpointRef) -> Verification:
+    from stablerep.catalogue import ParquetCatalogue
+    from stablerep.stages.verify_cluster import verify_on_cluster
+
+    if served.model_id != chosen.model_id:
+        raise GateError(f"expected the endpoint of {chosen.model_id}, found that of {served.model_id}; deploy again")
+    suite = _suite(stage)
+    if ParquetCatalogue(stage.store).evaluation(chosen.model_id, suite) is None:  # asked before callers get to see the model
+        raise DataError(
+            f"{chosen.model_id} gets no traffic: expected its evaluation on {suite} in {stage.store.uri}, found none; run probe"
         )
+    verification = verify_on_cluster(stage, chosen, _golden(stage, chosen))
+    _promote(stage, chosen.model_id)
+    return verification
 
 
 def _findings(stage: Stage, chosen: ModelRef, served: EndpointRef) -> "Findings":
@@ -97,10 +122,14 @@ def _rolled_back(stage: Stage, chosen: ModelRef, failed: list[str], findings: "F
 
 
 def _promote(stage: Stage, model_id: str) -> None:
-    from stablerep.probes.data import identify
     from stablerep.stages.catalogue_choice import open_catalogue
+
+    catalogue = open_catalogue(stage.store, stage.recipe.gate.has_catalogue)
+    catalogue.promote(model_id, _suite(stage), datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _suite(stage: Stage) -> str:
+    from stablerep.probes.data import identify
     from stablerep.stages.probe import protocol_of
 
-    probe = stage.recipe.probe
-    catalogue = open_catalogue(stage.store, stage.recipe.gate.has_catalogue)
-    catalogue.promote(model_id, protocol_of(probe).suite(identify(probe.dataset)), datetime.now(UTC).isoformat(timespec="seconds"))
+    return protocol_of(stage.recipe.probe).suite(identify(stage.recipe.probe.dataset))
