@@ -29,7 +29,7 @@ DIGESTS = IMAGES / "images.lock"
 EXTRAS: dict[str, tuple[str, ...]] = {
     "runtime": ("pipeline",),
     "generate": ("generate", "pipeline"),
-    "train": ("train", "pipeline"),
+    "train": ("train", "launch", "pipeline"),  # launch: with launch.backend=local, pretrain runs where its processes run
     "launch": ("launch", "pipeline"),
     "serve": ("serve", "pipeline"),
     "features": ("features", "pipeline"),

@@ -44,7 +44,8 @@ ROLES: dict[str, Role] = {
         _stages("generator", "generate"), (*_TASK, *_TORCH, *_CAPTIONS, "accelerate", "diffusers", "huggingface_hub", "transformers")
     ),
     "train": Role(
-        _stages("pretrain_worker", "export", "probe"), (*_TASK, *_TORCH, *_CAPTIONS, "deepspeed", "safetensors", "timm", "tokenizers")
+        _stages("pretrain_worker", "pretrain", "export", "probe"),  # pretrain too: launch.backend=local starts its processes beside it
+        (*_TASK, *_CLUSTER, *_TORCH, *_CAPTIONS, "deepspeed", "safetensors", "timm", "tokenizers", "torchx"),
     ),
     "launch": Role(_stages("pretrain"), (*_TASK, *_CLUSTER, "torchx", "tqdm")),
     "serve": Role(
