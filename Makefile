@@ -28,6 +28,9 @@ serve: .venv/ready  ## serve the promoted encoder in the foreground
 stop: .venv/ready  ## stop the endpoint that `make run` left running
 	@$(BIN)/stablerep stop --recipe $(RECIPE) $(SETS) --store $(or $(STORE),build/run/store)
 
+run-docker: .venv/ready  ## the pipeline in containers of the images (make images ROLES=all): RECIPE=smoke
+	@$(BIN)/python -m pipelines.run_docker --recipe $(if $(filter command line,$(origin RECIPE)),$(RECIPE),smoke) $(SETS) $(if $(STORE),--store $(STORE))
+
 ##@ check
 check: .venv/ready  ## lint, types, drift of the compiled pipelines, contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -39,8 +42,14 @@ test: .venv/ready  ## all tests
 ##@ build
 compile: .venv/ready  ## compile the pipelines for Kubeflow into pipelines/compiled/
 	$(BIN)/python -m pipelines.compile
-lock: .venv/ready  ## resolve pyproject.toml into requirements/dev.lock
+lock: .venv/ready  ## resolve what is to be installed into requirements/*.lock and images/*.lock
 	$(BIN)/uv pip compile pyproject.toml --all-extras --generate-hashes --python-version 3.11 --no-header --no-emit-index-url -q -o requirements/dev.lock
+	$(BIN)/python images/build.py lock
+manifests: .venv/ready .venv/checkov/ready  ## render every overlay into build/manifests/ and check it
+	$(BIN)/python -m manifests.render
+.venv/checkov/ready: requirements/checkov.lock .venv/ready
+	$(BIN)/uv venv -q --clear --python $(BIN)/python .venv/checkov
+	$(BIN)/uv pip install -q --python .venv/checkov/bin/python --require-hashes -r $< && touch $@
 images: .venv/ready  ## build container images: runtime launch features, or ROLES="generate train serve", or ROLES=all
 	$(BIN)/python images/build.py build $(ROLES) $(if $(BASE),--base $(BASE)) $(if $(CUDA_BASE),--cuda-base $(CUDA_BASE))
 push: .venv/ready  ## push them and write images/images.lock: REGISTRY=host/prefix ROLES=all
@@ -48,4 +57,4 @@ push: .venv/ready  ## push them and write images/images.lock: REGISTRY=host/pref
 clean:  ## remove results, caches and the environment
 	rm -rf build .venv .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help setup run serve stop check test compile lock images push clean
+.PHONY: help setup run serve stop run-docker check test compile lock manifests images push clean
