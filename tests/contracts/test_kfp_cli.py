@@ -78,13 +78,39 @@ def test_readme_line_submits_the_committed_pipeline(verb: str, api: ThreadingHTT
     words[words.index("--endpoint") + 1] = f"http://127.0.0.1:{api.server_address[1]}"
     result = subprocess.run([KFP, *words[1:]], capture_output=True, text=True, timeout=120, check=False, cwd=PROJECT)
     assert result.returncode == 0, result.stdout + result.stderr
-    (run,) = api.received["runs"]  # type: ignore[attr-defined]
-    pipeline, *platform = yaml.safe_load_all((PROJECT / "pipelines" / "compiled" / "stablerep.yaml").read_text(encoding="utf-8"))
-    submitted = run["pipeline_spec"].get("pipeline_spec", run["pipeline_spec"])
-    assert submitted == pipeline
-    if platform:
-        assert run["pipeline_spec"]["platform_spec"] == platform[0]
+    run = _submitted(api, "stablerep")
     expected = dict(word.split("=", 1) for word in words if re.match(r"^(store|recipe|overrides)=", word))
     assert run["runtime_config"]["parameters"] == expected
     assert {"store", "recipe"} <= set(expected)
     assert [each["display_name"] for each in api.received["experiments"]] == [words[words.index("-e") + 1]]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "given"),
+    [
+        (
+            "create",
+            "generate_dataset",
+            {"spot_node_selector": {"pool": "spot"}, "spot_tolerations": [{"key": "pool", "operator": "Exists"}]},
+        ),
+        ("submit", "pretrain_and_probe", {"accelerator": "", "overrides": "launch.backend=trainjob pretrain.seed=1"}),
+        ("create", "promote_encoder", {"recipe": "smoke"}),
+    ],
+)
+def test_parts_are_submitted_with_what_the_user_passes(verb: str, name: str, given: dict[str, Any], api: ThreadingHTTPServer) -> None:
+    parameters = {"store": "s3://bucket/stablerep", **given}
+    words = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in parameters.items()]
+    endpoint = f"http://127.0.0.1:{api.server_address[1]}"
+    command = [KFP, "--endpoint", endpoint, "run", verb, "-e", "stablerep", "-f", f"pipelines/compiled/{name}.yaml", *words]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=PROJECT)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert _submitted(api, name)["runtime_config"]["parameters"] == parameters
+
+
+def _submitted(api: ThreadingHTTPServer, name: str) -> dict[str, Any]:
+    """The one run that the server was given; its pipeline is the committed one, with what it asks of Kubernetes."""
+    (run,) = api.received["runs"]  # type: ignore[attr-defined]
+    pipeline, platform = yaml.safe_load_all((PROJECT / "pipelines" / "compiled" / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert run["pipeline_spec"]["pipeline_spec"] == pipeline
+    assert run["pipeline_spec"]["platform_spec"] == platform
+    return run
