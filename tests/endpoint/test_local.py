@@ -1,5 +1,6 @@
 """Processes are real here, the server is a fake: tests/integrations and tests/stages start the real one."""
 
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -138,6 +139,44 @@ def test_a_process_that_ignores_sigterm_is_killed(store: Store, placement: Place
     state = local.serve(store, placement, _folder(tmp_path, "model-a", "deaf"))
     assert not local.stop_process(state.process, grace_seconds=0.3)
     assert not is_running(state.process)
+
+
+def test_a_server_whose_process_is_gone_is_started_again_where_it_was(store: Store, placement: Placement, tmp_path: Path) -> None:
+    local.serve(store, placement, _folder(tmp_path, "model-a"))
+    local.mark_verified(store, "stablerep")
+    anywhere = replace(placement, port=0, grpc_port=0)
+    old = local.serve(store, anywhere, _folder(tmp_path, "model-b"))
+    assert local.start_again(store, anywhere) == old
+    local.stop_process(old.process)
+    new = local.start_again(store, anywhere)
+    assert new is not None
+    assert new.is_running
+    assert (new.url, new.grpc_address, new.served, new.previous) == (old.url, old.grpc_address, old.served, old.previous)
+    assert new.is_deployed_as(old.process.process_id)
+    assert new.is_deployed_as(new.process.process_id)
+    assert not new.is_deployed_as(old.process.process_id + new.process.process_id)
+    local.stop_process(new.process)
+    third = local.start_again(store, anywhere)
+    assert third is not None
+    assert third.is_deployed_as(old.process.process_id)
+    assert not third.is_deployed_as(new.process.process_id)
+    assert local.read_state(store, "stablerep") == third
+
+
+def test_a_server_of_another_container_is_started_again_here(store: Store, placement: Placement, tmp_path: Path) -> None:
+    state = local.serve(store, placement, _folder(tmp_path, "model-a"))
+    local.stop_process(state.process)
+    # the number belongs to somebody else here: to this test
+    elsewhere = replace(state, process=replace(state.process, process_id=os.getpid(), host="another-container"))
+    store.write("endpoints/stablerep.json", elsewhere.to_json())
+    started = local.start_again(store, placement)
+    assert started is not None
+    assert started.is_running
+    assert started.is_deployed_as(os.getpid())
+
+
+def test_nothing_is_started_where_nothing_was_deployed(store: Store, placement: Placement) -> None:
+    assert local.start_again(store, placement) is None
 
 
 def test_an_endpoint_name_is_no_path(store: Store) -> None:

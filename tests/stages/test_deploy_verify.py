@@ -10,6 +10,7 @@ from stablerep.catalogue import ParquetCatalogue
 from stablerep.config import load_recipe
 from stablerep.endpoint import local
 from stablerep.endpoint.process import is_running
+from stablerep.endpoint.process import stop as stop_process
 from stablerep.errors import DataError, GateError
 from stablerep.probes.data import identify
 from stablerep.probes.protocol import ProbeProtocol
@@ -70,6 +71,13 @@ def test_a_model_is_served_verified_promoted_and_rolled_back_when_it_answers_oth
         state = local.read_state(store, "stablerep")
         assert state is not None
         assert state.is_verified
+
+        stop_process(state.process)  # as after a restart of the machine
+        again = verify.run("smoke", overrides, store.uri, model=model.to_json(), endpoint=endpoint.to_json())
+        assert again.checks == found.checks
+        state = local.read_state(store, "stablerep")
+        assert state is not None
+        assert state.url == endpoint.url
 
         other = EndpointRef(model.model_id, endpoint.url, endpoint.grpc_address, endpoint.process_id + 1, endpoint.log_uri)
         with pytest.raises(GateError, match=f"expected {model.model_id} in process {other.process_id}, found .*; deploy again"):
