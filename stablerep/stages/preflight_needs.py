@@ -198,7 +198,7 @@ def probe_rights(scope: Scope, own_namespace: str) -> list[Right]:
     """What the probe pod needs beyond: given to people who install, not to pipelines."""
     namespace = scope.recipe.launch.namespace or own_namespace
     return [
-        Right("", POD, ("get", "list", "watch", "create", "delete"), namespace),
+        Right("", POD, ("list", "watch", "create", "delete"), namespace),
         Right("", POD, ("get",), namespace, "log"),
     ]
 

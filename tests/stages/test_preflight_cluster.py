@@ -56,6 +56,8 @@ def api(cluster: FakeCluster, cluster_kubeconfig: Path) -> Iterator[KubernetesAp
 
 def test_a_cluster_with_everything_passes_and_nothing_in_it_is_changed(api: KubernetesApi, cluster: FakeCluster) -> None:
     checks = look(api)
+    groups = "trainer.kubeflow.org jobset.x-k8s.io kueue.x-k8s.io serving.kserve.io gateway.networking.k8s.io keda.sh"
+    assert [name for name in checks if name.startswith("API ")] == [f"API {group}" for group in groups.split()]
     optional = {"ConfigMap stablerep-store", "Secret stablerep-store"}
     assert {name: check for name, check in checks.items() if check.state != "ok"}.keys() == optional
     assert checks[API_SERVER].found == "v1.32.0"
@@ -237,6 +239,7 @@ def test_no_server_and_nothing_behind_it_is_checked(cluster_kubeconfig: Path, cl
 def test_quota_counts_pods_of_a_run_that_is_continued(api: KubernetesApi, cluster: FakeCluster) -> None:
     full = quota({"requests.nvidia.com/gpu": "16"}, {"requests.nvidia.com/gpu": "16"})
     cluster.set(RESOURCE_QUOTA, full)
+    cluster.set(POD, {"metadata": {"name": "notebook-0"}})
     assert look(api)[QUOTA].state == "failed"
     labels = {"app.kubernetes.io/name": "stablerep", "app.kubernetes.io/component": "train"}
     cluster.set(POD, {"metadata": {"name": "node-0-0", "labels": labels}})
