@@ -55,8 +55,9 @@ def test_core_and_cluster_scoped_kinds_have_their_own_paths(api: KubernetesApi, 
 def test_the_namespace_of_the_call_then_of_the_document_then_of_the_credentials(api: KubernetesApi, fake_cluster: FakeCluster) -> None:
     api.create(TRAIN_JOB, job(), "team-a")
     api.apply(TRAIN_JOB, job(namespace="default"))
+    api.create(TRAIN_JOB, job("second", namespace="default"))
     assert api.namespace == "stablerep"
-    assert [len(fake_cluster.objects(TRAIN_JOB, where)) for where in ("team-a", "default", "stablerep")] == [1, 1, 0]
+    assert [len(fake_cluster.objects(TRAIN_JOB, where)) for where in ("team-a", "default", "stablerep")] == [1, 2, 0]
     with connect("team-a") as elsewhere:
         assert elsewhere.get(TRAIN_JOB, "train") is not None
 
