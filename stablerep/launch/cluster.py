@@ -133,14 +133,13 @@ class ClusterBackend:
     def cancel(self, handle: str) -> None:
         """Delete the job: its pods get SIGTERM and save. Nothing happens when it has ended, or is somebody else's by now."""
         followed = self._jobs[handle]
-        if followed.is_over or followed.is_deleted:
+        if followed.is_over:
             return
         name = followed.job.name
         try:
             found = self._api.get(self._kind.kind, name, self._namespace)
             if found and uid_of(found) == followed.uid:
                 self._api.delete(self._kind.kind, name, self._namespace)
-            followed.is_deleted = True
         except ClusterError as error:
             command = f"kubectl delete {self._kind.kind.plural}.{self._kind.kind.group} {name} -n {self._namespace}"
             log.error("job %s may still run: %s; the next launcher adopts it, or end it with `%s`", name, error, command)

@@ -96,7 +96,7 @@ class Followed:
         is_adopted: bool,
         patience: Patience,
     ) -> None:
-        self.job, self.uid, self.message, self.is_deleted = job, uid, "", False
+        self.job, self.uid, self.message = job, uid, ""
         self._api, self._kind, self._namespace, self._patience = api, kind, namespace, patience
         self._state = JobState.QUEUED
         self._watch = PodWatch(api, namespace, kind.pod_labels(job.name), patience.watch_seconds)

@@ -352,12 +352,34 @@ def test_a_server_that_is_away_for_good_is_told_and_the_job_left_to_the_next_lau
 
 
 def test_rights_taken_away_are_told_at_once(stage: Stage, fake_cluster: FakeCluster) -> None:
+    asked: list[int] = []
+
     def script() -> Script:
         fake_cluster.forbid("get", TRAIN_JOB)
+        asked.append(len(fake_cluster.seen("get", TRAIN_JOB)))
         yield
 
     with pytest.raises(ClusterError, match="forbidden"):
         stage.launch(script)
+    assert len(fake_cluster.seen("get", TRAIN_JOB)) - asked[0] == 2  # the look, and the one before a deletion
+
+
+def test_a_watch_that_ends_or_is_refused_is_taken_up_again(fake_cluster: FakeCluster, api: KubernetesApi, tmp_path: Path) -> None:
+    with Observed(api, *KINDS["trainjob"], patience=replace(PATIENCE, watch_seconds=0.05)) as backend:
+        stage = Stage(fake_cluster, Scene(fake_cluster, TrainJobKind(), JOB.name), backend, tmp_path)
+
+        def script() -> Script:
+            stage.scene.run()
+            yield from stage.scene.until(lambda: len(fake_cluster.seen("watch", POD)) > 2)
+            fake_cluster.fail(403, times=1, verb="list", kind=POD)
+            fake_cluster.remove(POD, f"{JOB.name}-node-0")
+            stage.scene.pod(0, name="another-0")
+            stage.scene.say(0, "[0]:here", name="another-0")
+            yield from stage.scene.until(lambda: "here" in stage.lines)
+            stage.scene.pod(0, name="another-0", phase="Succeeded", terminated={"exitCode": 0})
+            stage.scene.condition("Complete")
+
+        assert stage.launch(script).state is JobState.SUCCEEDED
 
 
 # --- logs ---
@@ -393,14 +415,14 @@ def test_a_restarted_and_a_replaced_pod_go_on_in_the_log(stage: Stage, fake_clus
         yield from stage.scene.until(lambda: "restarted" in stage.lines)
         fake_cluster.remove(POD, name)
         stage.scene.pod(0, name="another-0")
-        stage.scene.say(0, "[0]:first", name="another-0")
+        stage.scene.say(0, "[0]:restarted", name="another-0")  # the same words at the same time, by another clock
         yield from stage.scene.until(lambda: len(stage.lines) == 3)
         yield from look(5)
         stage.scene.pod(0, name="another-0", phase="Succeeded", terminated={"exitCode": 0})
         stage.scene.condition("Complete")
 
     end = stage.launch(script)
-    assert stage.lines == ["first", "restarted", "first"]
+    assert stage.lines == ["first", "restarted", "restarted"]
     assert "[8]:of another rank" in end.tail
 
 
@@ -435,6 +457,7 @@ def _code(number: int, reason: str = "Error", at: str = "09:00:05") -> dict[str,
     ("ends", "cause", "error"),
     [
         ([_code(137, "OOMKilled"), _code(75)], Cause.MEMORY, ConfigError),
+        ([_code(1, "OOMKilled")], Cause.MEMORY, ConfigError),  # a child was killed, its parent noticed
         ([_code(6, at="09:00:01"), _code(137, "OOMKilled", at="09:00:02")], Cause.MEMORY, ConfigError),
         ([_code(143), _code(143)], Cause.TERMINATED, Preempted),
         ([_code(75), _code(75)], Cause.SAVED, Preempted),
@@ -545,13 +568,21 @@ def test_a_job_deleted_by_somebody_has_not_ended_well(any_stage: Stage, fake_clu
     assert (end.state, end.is_stopped) == (JobState.CANCELLED, False)
 
 
-def test_a_job_that_somebody_replaced_is_not_ours_to_delete(stage: Stage, fake_cluster: FakeCluster) -> None:
+@pytest.mark.parametrize("is_noticed", [True, False])
+def test_a_job_that_somebody_replaced_is_not_ours_to_delete(stage: Stage, fake_cluster: FakeCluster, is_noticed: bool) -> None:
     def script() -> Script:
         fake_cluster.remove(TRAIN_JOB, JOB.name)
         fake_cluster.set(TRAIN_JOB, {"metadata": {"name": JOB.name}, "spec": {}})
-        yield
+        if is_noticed:
+            yield
+        else:
+            raise RuntimeError("the launcher ends")
 
-    assert stage.launch(script).state is JobState.CANCELLED
+    if is_noticed:
+        assert stage.launch(script).state is JobState.CANCELLED
+    else:
+        with pytest.raises(RuntimeError, match="the launcher ends"):
+            stage.launch(script)
     assert stage.scene.job is not None
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,10 +96,10 @@ def _wait(is_so: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def run(fake_cluster: FakeCluster, cluster_kubeconfig: Path, s3_store_uri: str) -> Iterator[Run]:
+def run(fake_cluster: FakeCluster, cluster_kubeconfig: Path, s3_store_uri: str) -> Run:
     plan = plan_run("smoke", load_recipe("smoke", WORDS).pretrain, DATASET)
     name = f"pretrain-{plan.run_key}"
-    yield Run(fake_cluster, Store(s3_store_uri), plan, Scene(fake_cluster, TrainJobKind(), name))
+    return Run(fake_cluster, Store(s3_store_uri), plan, Scene(fake_cluster, TrainJobKind(), name))
 
 
 def test_a_run_leaves_its_document_its_job_and_its_log(run: Run) -> None:
