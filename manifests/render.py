@@ -34,7 +34,8 @@ def folders() -> dict[str, Path]:
     found = {path.parent.name: path.parent for path in MANIFESTS.glob("overlays/*/kustomization.yaml")}
     found |= {f"cluster-{path.parent.name}": path.parent for path in MANIFESTS.glob("cluster/*/kustomization.yaml")}
     found |= {f"component-{path.parent.name}": _alone(path.parent) for path in MANIFESTS.glob("components/*/kustomization.yaml")}
-    return dict(sorted(found.items())) | {"single-user": MANIFESTS / "single-user"}
+    single_user = [path.parent for path in MANIFESTS.glob("single-user/*/kustomization.yaml") if path.parent.name != "base"]
+    return dict(sorted((found | {f"single-user-{folder.name}": folder for folder in single_user}).items()))
 
 
 def render(folder: Path) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,23 @@ def _words(documents: list[Document]) -> str:
 
 
 def test_there_is_what_was_promised(rendered: Rendered) -> None:
-    components = {"kueue", "volcano", "keda", "knative", "feast", "modelcache", "spot", "pushgateway", "gpu", "images", "single-user"}
+    components = {
+        "kueue",
+        "volcano",
+        "keda",
+        "knative",
+        "feast",
+        "modelcache",
+        "spot",
+        "pushgateway",
+        "gpu",
+        "cpu",
+        "images",
+        "single-user",
+    }
     scoped = {"cluster-kueue", "cluster-volcano", "cluster-modelcache"}
-    assert set(rendered) == set(OVERLAYS) | {f"component-{name}" for name in components} | scoped | {"single-user"}
+    single = {f"single-user-{name}" for name in ("kind", "gpu", "knative")}
+    assert set(rendered) == set(OVERLAYS) | {f"component-{name}" for name in components} | scoped | single
     assert all(rendered.values())
 
 
@@ -145,12 +160,24 @@ def test_words_of_the_cluster_are_configuration(recipe: str, rendered: Rendered)
         ("gpu", {"gpus_per_process": 1, "queue": "stablerep", "max_preemptions": 100, "priority_class": "stablerep-train"}),
         ("kubeflow", {"gpus_per_process": 1, "queue": "stablerep", "tolerations": ("nvidia.com/gpu:NoSchedule",)}),
         ("component-volcano", {"backend": "volcano", "queue": "stablerep"}),
-        ("single-user", {"namespace": "stablerep"}),
+        ("single-user-gpu", {"namespace": "stablerep", "queue": "stablerep", "gpus_per_process": 1}),
+        ("single-user-kind", {"namespace": "stablerep", "gpus_per_process": 0}),
     ],
 )
 def test_words_come_from_components_and_overlays(name: str, expected: dict[str, Any], rendered: Rendered) -> None:
     launch = load_recipe("quickstart", cluster=_words(rendered[name])).launch
     assert {key: getattr(launch, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("overlay", ["kind", "gpu", "knative"])
+def test_a_single_user_has_the_words_of_the_overlay(overlay: str, rendered: Rendered) -> None:
+    single = rendered[f"single-user-{overlay}"]
+    assert {document["metadata"]["namespace"] for document in single} == {"kubeflow"}
+    kinds = {"ServiceAccount", "Role", "RoleBinding", "ConfigMap"} | ({"LocalQueue"} if overlay == "gpu" else set())
+    assert {document["kind"] for document in single} == kinds
+    here, there = (load_recipe("quickstart", cluster=_words(documents)) for documents in (rendered[overlay], single))
+    assert (there.launch.namespace, there.deploy.namespace) == ("stablerep", "stablerep")
+    assert (here.launch, here.deploy) == (replace(there.launch, namespace=""), replace(there.deploy, namespace=""))
 
 
 def test_endpoints_scale_as_the_overlay_says(rendered: Rendered) -> None:
@@ -232,7 +259,7 @@ def test_a_role_gives_what_the_stages_use(role: str, rendered: Rendered) -> None
 def test_bindings_name_what_exists(overlay: str, rendered: Rendered) -> None:
     documents, namespace = rendered[overlay], OVERLAYS[overlay]
     accounts = {(namespace, name) for name in _of(documents, "ServiceAccount")}
-    single = {("kubeflow", name) for name in _of(rendered["single-user"], "ServiceAccount")} | {("kubeflow", "pipeline-runner")}
+    single = {("kubeflow", name) for name in _of(rendered["single-user-kind"], "ServiceAccount")} | {("kubeflow", "pipeline-runner")}
     accounts |= {("team-a", "default-editor")} if overlay == "kubeflow" else single
     bound: dict[str, set[str]] = {}
     for binding in _of(documents, "RoleBinding").values():
@@ -291,19 +318,27 @@ def test_only_tasks_reach_the_api_server(overlay: str, rendered: Rendered) -> No
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_prometheus_reaches_every_port_it_scrapes(overlay: str, rendered: Rendered) -> None:
     documents = rendered[overlay]
-    ports = {
+    allowed = {
         port["port"] for rule in _of(documents, "NetworkPolicy")["stablerep-ingress-metrics"]["spec"]["ingress"] for port in rule["ports"]
     }
-    jobs, endpoint = (_of(documents, "PodMonitor")[name]["spec"] for name in ("stablerep-jobs", "stablerep-endpoint"))
-    train = _node(_of(documents, "TrainingRuntime")["stablerep-deepspeed"])["containers"][0]
-    serve = _of(documents, "ServingRuntime")["stablerep-encoder"]["spec"]["containers"][0]
-    scraped = jobs["podMetricsEndpoints"][0]["port"]
-    assert {port["name"]: port["containerPort"] for port in train["ports"]}[scraped] in ports
-    name = endpoint["podMetricsEndpoints"][0]["port"]
-    first = serve["ports"][0]
-    assert (name, first["name"]) == (("user-port", "http1") if overlay == "knative" else (first["name"], first["name"]))
-    assert first["containerPort"] in ports
-    assert {"train", "generate"} == set(jobs["selector"]["matchExpressions"][0]["values"])
+    scraped = {name: each["spec"]["podMetricsEndpoints"][0] for name, each in _of(documents, "PodMonitor").items()}
+    train = _node(_of(documents, "TrainingRuntime")["stablerep-deepspeed"])["containers"][0]["ports"]
+    serve = _of(documents, "ServingRuntime")["stablerep-encoder"]["spec"]["containers"][0]["ports"]
+    assert {port["name"]: port["containerPort"] for port in train}[scraped["stablerep-training"]["port"]] in allowed
+    assert scraped["stablerep-tasks"]["relabelings"][-1]["replacement"] == "$1:9090"
+    names = ("user-port", "http1") if overlay == "knative" else ("http", "http")  # what Knative calls the only port of a pod
+    assert (scraped["stablerep-endpoint"]["port"], serve[0]["name"]) == names
+    assert {9090, serve[0]["containerPort"]} == allowed
+
+
+def test_tasks_that_export_are_scraped(rendered: Rendered, pipeline_pods: list[tuple[str, Document]]) -> None:
+    monitor = _of(rendered["kind"], "PodMonitor")["stablerep-tasks"]["spec"]
+    exporting = [pod for _, pod in pipeline_pods if any(e["name"] == "STABLEREP_METRICS_PORT" for e in pod["spec"]["containers"][0]["env"])]
+    assert exporting
+    for pod in exporting:
+        assert monitor["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+        assert pod["metadata"]["annotations"]["prometheus.io/scrape"] == "true"
+        assert [container["name"] for container in pod["spec"]["containers"]] == ["main"]
 
 
 # Runtimes
