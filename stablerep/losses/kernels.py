@@ -9,23 +9,23 @@ in full precision, rows that came as bf16 or fp16 in TF32 (11 bits, as many as t
 same kernels run on the CPU, slowly: that is how they are tested.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
-# pyright: reportMissingParameterType=false, reportUntypedFunctionDecorator=false, reportIndexIssue=false, reportMissingTypeArgument=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportIndexIssue=false
 from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
+from stablerep.losses.programs import log_sum_exp_program, pull_program
 from stablerep.losses.tiled import offsets, weighted_sum
 
 LARGEST_DIM = 512  # a row of every tile is held whole
+_SHARED_BYTES = 232_448  # of an H100
 
 
 def is_interpreted() -> bool:
     """Whether the kernels run on the CPU in Triton's interpreter."""
-    kernel: Any = _log_sum_exp_kernel
+    kernel: Any = log_sum_exp_program
     return not isinstance(kernel, triton.JITFunction)
 
 
@@ -67,7 +67,7 @@ def log_sum_exp(anchor_BD: Tensor, candidate_GD: Tensor, self_index_B: Tensor | 
     if anchor_BD.shape[0]:
         self_B = _self(self_index_B, anchor_BD)
         grid, sizes = _launch(anchor_BD, is_narrow)
-        _log_sum_exp_kernel[grid](
+        log_sum_exp_program[grid](
             anchor_BD, candidate_GD, self_B, lse_B, anchor_BD.shape[0], candidate_GD.shape[0], anchor_BD.shape[1], scale, **sizes
         )
     return lse_B
@@ -101,7 +101,7 @@ def _pull(
     grad_BD = torch.empty_like(row_BD)
     if row_BD.shape[0]:
         grid, sizes = _launch(row_BD, is_narrow)
-        _pull_kernel[grid](
+        pull_program[grid](
             row_BD,
             column_GD,
             _offset(row_offset_B, row_BD),
@@ -121,9 +121,12 @@ def _pull(
 def _launch(row_BD: Tensor, is_narrow: bool) -> tuple[tuple[int], dict[str, Any]]:
     """One program for every block of rows; sizes keep a program's rows, columns and sums within registers and shared memory."""
     padded_dim = max(16, triton.next_power_of_2(row_BD.shape[1]))
-    block = 64 if padded_dim <= 256 else 32
+    shared_bytes = torch.cuda.get_device_properties(row_BD.device).shared_memory_per_block_optin if row_BD.is_cuda else _SHARED_BYTES
+    block = 64
+    while block > 16 and 12 * block * padded_dim > shared_bytes:  # rows, columns and columns transposed, in float32
+        block //= 2
     sizes = {"ROWS": block, "COLUMNS": block, "DIMS": padded_dim, "PRECISION": "tf32" if is_narrow else "ieee"}
-    return (triton.cdiv(row_BD.shape[0], block),), sizes if is_interpreted() else sizes | {"num_warps": 8, "num_stages": 2}
+    return (triton.cdiv(row_BD.shape[0], block),), sizes if is_interpreted() else sizes | {"num_warps": 8, "num_stages": 1}
 
 
 def _self(self_index_B: Tensor | None, row_BD: Tensor) -> Tensor:
@@ -133,86 +136,3 @@ def _self(self_index_B: Tensor | None, row_BD: Tensor) -> Tensor:
 def _offset(offset_B: Tensor | None, row_BD: Tensor) -> Tensor:
     """An infinite offset takes the part of these rows out of W."""
     return row_BD.new_full((row_BD.shape[0],), float("inf")) if offset_B is None else offset_B.contiguous()
-
-
-@triton.jit
-def _rows(pointer, first, num_rows, dim, BLOCK: tl.constexpr, DIMS: tl.constexpr):
-    """A block of rows, zero where there is none."""
-    row_X = first + tl.arange(0, BLOCK)
-    dim_D = tl.arange(0, DIMS)
-    is_there_XD = (row_X[:, None] < num_rows) & (dim_D[None, :] < dim)
-    return tl.load(pointer + row_X[:, None].to(tl.int64) * dim + dim_D[None, :], mask=is_there_XD, other=0.0)
-
-
-@triton.jit
-def _log_sum_exp_kernel(
-    anchors,
-    candidates,
-    self_index,
-    lse,
-    num_rows,
-    num_columns,
-    dim,
-    scale,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DIMS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    first = tl.program_id(0) * ROWS
-    row_X = first + tl.arange(0, ROWS)
-    x_XD = _rows(anchors, first, num_rows, dim, ROWS, DIMS)
-    self_X = tl.load(self_index + row_X, mask=row_X < num_rows, other=-1)
-    most_X = tl.full([ROWS], float("-inf"), tl.float32)
-    sum_X = tl.zeros([ROWS], tl.float32)
-    for start in range(0, num_columns, COLUMNS):
-        column_Y = start + tl.arange(0, COLUMNS)
-        y_YD = _rows(candidates, start, num_columns, dim, COLUMNS, DIMS)
-        logits_XY = tl.dot(x_XD, tl.trans(y_YD), input_precision=PRECISION) * scale
-        is_kept_XY = (column_Y[None, :] < num_columns) & (column_Y[None, :] != self_X[:, None])
-        logits_XY = tl.where(is_kept_XY, logits_XY, float("-inf"))
-        new_X = tl.maximum(most_X, tl.max(logits_XY, 1))
-        base_X = tl.where(new_X == float("-inf"), 0.0, new_X)  # no candidate yet: avoid inf - inf
-        sum_X = sum_X * tl.exp(most_X - base_X) + tl.sum(tl.exp(logits_XY - base_X[:, None]), 1)
-        most_X = new_X
-    tl.store(lse + row_X, most_X + tl.log(sum_X), mask=row_X < num_rows)
-
-
-@triton.jit
-def _pull_kernel(
-    rows,
-    columns,
-    row_offset,
-    column_offset,
-    row_self,
-    column_self,
-    grad,
-    num_rows,
-    num_columns,
-    dim,
-    scale,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DIMS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    first = tl.program_id(0) * ROWS
-    row_X = first + tl.arange(0, ROWS)
-    is_row_X = row_X < num_rows
-    x_XD = _rows(rows, first, num_rows, dim, ROWS, DIMS)
-    row_self_X = tl.load(row_self + row_X, mask=is_row_X, other=-1)
-    row_offset_X = tl.load(row_offset + row_X, mask=is_row_X, other=float("inf"))
-    grad_XD = tl.zeros([ROWS, DIMS], tl.float32)
-    for start in range(0, num_columns, COLUMNS):
-        column_Y = start + tl.arange(0, COLUMNS)
-        is_column_Y = column_Y < num_columns
-        y_YD = _rows(columns, start, num_columns, dim, COLUMNS, DIMS)
-        column_self_Y = tl.load(column_self + column_Y, mask=is_column_Y, other=-1)
-        column_offset_Y = tl.load(column_offset + column_Y, mask=is_column_Y, other=float("inf"))
-        logits_XY = tl.dot(x_XD, tl.trans(y_YD), input_precision=PRECISION) * scale
-        share_XY = tl.exp(logits_XY - row_offset_X[:, None]) + tl.exp(logits_XY - column_offset_Y[None, :])
-        is_kept_XY = is_column_Y[None, :] & (column_Y[None, :] != row_self_X[:, None]) & (row_X[:, None] != column_self_Y[None, :])
-        grad_XD += tl.dot(tl.where(is_kept_XY, share_XY, 0.0), y_YD, input_precision=PRECISION)
-    dim_D = tl.arange(0, DIMS)
-    place_XD = row_X[:, None].to(tl.int64) * dim + dim_D[None, :]
-    tl.store(grad + place_XD, grad_XD * scale, mask=is_row_X[:, None] & (dim_D[None, :] < dim))

@@ -6,8 +6,6 @@ import sys
 import pytest
 import triton
 
-KERNELS = "stablerep.losses.kernels"
-
 
 @pytest.fixture(params=["tiled", "triton"])
 def backend(request: pytest.FixtureRequest) -> str:
@@ -18,7 +16,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def compiled_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels as they are defined without TRITON_INTERPRET, for a GPU; the interpreted ones come back afterwards."""
-    importlib.import_module(KERNELS)
-    monkeypatch.delitem(sys.modules, KERNELS)
-    monkeypatch.delattr("stablerep.losses.kernels")
+    importlib.import_module("stablerep.losses.kernels")
+    for name in ("kernels", "programs"):
+        monkeypatch.delitem(sys.modules, f"stablerep.losses.{name}")
+        monkeypatch.delattr(f"stablerep.losses.{name}")
     monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
