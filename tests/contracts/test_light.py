@@ -45,7 +45,7 @@ def test_help_names_every_stage() -> None:
     ("arguments", "code", "message"),
     [
         (["probe", "--recipe", "quickstrt"], 2, "did you mean 'quickstart'"),
-        (["probe", "--set", "pretrain.num_step=1"], 2, "did you mean 'num_steps'"),
+        (["probe", "--set", "pretrain.num_step=1"], 2, "did you mean 'pretrain.num_steps'"),
         (["show", "--set", "generate.images_per_caption=1"], 2, "expected 2 or more"),
         (["commit", "--store", "{tmp}"], 3, "run that stage first"),
     ],
