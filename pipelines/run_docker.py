@@ -22,6 +22,7 @@ from pipelines.placement import USER, images  # noqa: E402
 from pipelines.run_local import Tasks, argument_parser, follow, run_tasks, store_of  # noqa: E402
 from stablerep.store import Store  # noqa: E402
 
+LABEL = "dev.stablerep.root"  # which run a container belongs to
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 ENGINE_SECONDS = 30
 
@@ -37,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if complaint := missing(images()):
         sys.stderr.write(complaint + "\n")
         return 1
-    return follow(options, "pipelines.run_docker", sys.argv[1:] if arguments is None else arguments)
+    try:
+        return follow(options, "pipelines.run_docker", sys.argv[1:] if arguments is None else arguments)
+    finally:
+        _stop_containers(options)
 
 
 def missing(roles: Sequence[str] | Mapping[str, str]) -> str:
@@ -93,6 +97,7 @@ def container_arguments(options: argparse.Namespace, user: tuple[int, int]) -> d
         "tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777,size=8g"},
         "shm_size": "1g",
         "init": True,
+        "labels": {LABEL: str(Path(options.root).absolute())},
         "network_mode": options.network or ("none" if folder else "bridge"),
         "mounts": [Mount(str(folder), str(folder), type="bind")] if folder else [],
     }
@@ -109,6 +114,15 @@ def _containers(options: argparse.Namespace, tasks_folder: Path) -> Tasks:
     handed_on = ("STABLEREP_LOG_EVERY_SECONDS", "OMP_NUM_THREADS", *(key for key in os.environ if key.startswith("AWS_")))
     environment = {"HOME": "/tmp", "USER": "stablerep"} | {key: os.environ[key] for key in handed_on if key in os.environ}
     return Tasks(local.DockerRunner(**container_arguments(options, user)), environment, image_of)
+
+
+def _stop_containers(options: argparse.Namespace) -> None:
+    """End what an interrupted run left running."""
+    import docker
+
+    with closing(docker.from_env(timeout=ENGINE_SECONDS)) as client:
+        for container in client.containers.list(filters={"label": f"{LABEL}={Path(options.root).absolute()}"}):
+            container.stop(timeout=ENGINE_SECONDS)
 
 
 def _store_folder(options: argparse.Namespace) -> Path | None:

@@ -1,5 +1,6 @@
 """`make run-docker`: which image a task gets, how its container is shut in, what is said where no engine answers."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -41,13 +42,16 @@ def test_every_stage_has_a_local_image() -> None:
     assert found["generate"] == tag("generate")
     assert found["pretrain"] == found["probe"] == tag("train")
     assert found["deploy"] == found["verify"] == tag("serve")
-    assert all(image.startswith("stablerep/") and image.endswith(":0.1.0") for image in found.values())
+    assert all(re.fullmatch(r"stablerep/[a-z]+:\d+\.\d+\.\d+", image) for image in found.values())
 
 
 def test_containers_are_shut_in(tmp_path: Path) -> None:
+    from kfp import local
+
     from pipelines.run_docker import container_arguments
 
     given = container_arguments(_options("--root", str(tmp_path)), (1000, 1001))
+    assert local.DockerRunner(**given).container_run_args == given, "DockerRunner knows all of them"
     assert given["user"] == "1000:1001"
     assert (given["read_only"], given["cap_drop"], given["security_opt"]) == (True, ["ALL"], ["no-new-privileges"])
     assert set(given["tmpfs"]) == {"/tmp"}
