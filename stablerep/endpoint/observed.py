@@ -84,6 +84,13 @@ def live_place(api: ClusterApi, document: Document) -> Place | None:
     return standard_place(api, document)
 
 
+def route_refusal(route: Document) -> str:
+    """What the Gateway holds against an HTTPRoute; empty where nothing is, or it has not looked yet."""
+    parents = cast("list[dict[str, Any]]", _status(route).get("parents") or [])
+    conditions = [condition for parent in parents for condition in parent.get("conditions") or []]
+    return "; ".join(_words(condition) for condition in conditions if condition.get("status") == "False")
+
+
 def diagnosis(api: ClusterApi, document: Document) -> str:
     """Why an InferenceService is not ready: conditions, what the model server said, its pods and their latest warnings."""
     name, namespace = str(document["metadata"]["name"]), str(document["metadata"]["namespace"])

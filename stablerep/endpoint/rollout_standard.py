@@ -8,10 +8,11 @@ by numbers of replicas, which is too coarse for one or two of them.
 from dataclasses import dataclass
 
 from stablerep.cluster import HTTP_ROUTE, Document
-from stablerep.endpoint.observed import Place, standard_place
+from stablerep.endpoint.observed import Place, route_refusal, standard_place
 from stablerep.endpoint.release import ROLLOUT_STEP, Release, RolloutState, annotations_of, previous_of
 from stablerep.endpoint.strategy import Endpoint
 from stablerep.endpoint.traffic import route_name, split_route
+from stablerep.errors import LaunchError
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,15 @@ class StandardCanary:
         return self.endpoint.wait(self.endpoint.name if self._route() is None else self.canary, wanted, self._place)
 
     def wait_served(self, wanted: Release) -> Place:
-        """Wait for the stable one."""
-        return self.endpoint.wait(self.endpoint.name, wanted, self._place)
+        """Wait for the stable one; a route that its Gateway refuses would send it nothing."""
+        place = self.endpoint.wait(self.endpoint.name, wanted, self._place)
+        refusal = route_refusal(self._route() or {})
+        if refusal:
+            name = f"{self.endpoint.namespace}/{route_name(self.endpoint.name)}"
+            raise LaunchError(
+                f"HTTPRoute {name}: Gateway {self.gateway} does not take it: {refusal}; see deploy.gateway and its allowedRoutes"
+            )
+        return place
 
     def set_percent(self, percent: int) -> None:
         """Change the weights."""

@@ -3,7 +3,7 @@
 import pytest
 from cluster_rollout import Killed, Rollout
 
-from stablerep.cluster import HTTP_ROUTE, INFERENCE_SERVICE, SERVICE
+from stablerep.cluster import HTTP_ROUTE, INFERENCE_SERVICE, SERVICE, Document
 from stablerep.errors import GateError, LaunchError
 
 CANARIES = pytest.mark.parametrize("rollout", ["standard_canary", "knative_canary"], indirect=True)
@@ -186,6 +186,20 @@ def test_another_deployment_in_between_is_noticed(rollout: Rollout) -> None:
     rollout.deploy("model-a")  # back to what is served: the candidate goes
     assert rollout.strategy().read().candidate is None
     assert rollout.kserve.shares() == {"model-a": 100}
+
+
+@pytest.mark.parametrize("rollout", ["standard_canary"], indirect=True)
+def test_a_gateway_that_refuses_the_route_is_named(rollout: Rollout) -> None:
+    rollout.deploy("model-a")
+    refusal = {"type": "Accepted", "status": "False", "reason": "NotAllowedByListeners", "message": "namespace stablerep is not allowed"}
+
+    def refuse(event: str, document: Document) -> None:
+        if not document.get("status"):
+            rollout.kserve.cluster.update_status(HTTP_ROUTE, "stablerep-traffic", {"parents": [{"conditions": [refusal]}]})
+
+    rollout.kserve.cluster.on_change(HTTP_ROUTE, refuse)
+    with pytest.raises(LaunchError, match=r"does not take it: Accepted=False \(NotAllowedByListeners: namespace stablerep is not"):
+        rollout.verify("model-a")
 
 
 @CANARIES
