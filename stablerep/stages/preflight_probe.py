@@ -24,6 +24,7 @@ _NOT_PULLED = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _NOT_STARTED = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _ROW = re.compile(r"(ok|FAILED|not checked) +(\S.*?) {2,}(.*)")
 _USER = 65532
+_MEMORY_GIB = 4  # to import torch and multiply on a GPU
 _IMAGE_REMEDY = "push the image (make push), name it with its registry in launch.image, or give the ServiceAccount an imagePullSecret"
 _PLACE_REMEDY = "correct launch.node_selector, launch.tolerations or launch.gpu_resource, or make room; see `kubectl get events`"
 
@@ -40,7 +41,8 @@ class _End:
 
 def probe_pod(name: str, image: str, launch: LaunchConfig) -> Document:
     """The pod as a document: Pod Security `restricted`, no token, the job's selector and tolerations, one accelerator."""
-    limits = {"cpu": "1", "memory": "4Gi", "ephemeral-storage": "1Gi"}
+    memory_gib = _MEMORY_GIB + launch.shared_memory_gib  # the kubelet makes /dev/shm no larger than the pod's memory
+    limits = {"cpu": "1", "memory": f"{memory_gib}Gi", "ephemeral-storage": "1Gi"}
     environment = {"HOME": "/tmp", "COLUMNS": "500"}  # the log is read by columns: no row may be wrapped
     if launch.gpus_per_process:
         limits[launch.gpu_resource] = str(launch.gpus_per_process)

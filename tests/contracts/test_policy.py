@@ -55,6 +55,11 @@ def test_pods_of_volcano_jobs() -> None:
     assert {finding for pod in pods for finding in findings(pod)} == set()
 
 
+def test_the_probe_pod_of_preflight() -> None:
+    (pod,) = [pod for document in _goldens("preflight", "Pod") for pod in pods_of(document)]
+    assert findings(pod) == []
+
+
 def test_pods_of_inference_services(runtimes: dict[str, dict[str, Document]]) -> None:
     services = _goldens("endpoint", "InferenceService")
     pods = [predictor_pod(service, found["ServingRuntime"]) for service in services for found in runtimes.values()]

@@ -273,6 +273,14 @@ def test_nodes_that_are_cordoned_or_of_another_pool_do_not_count(api: Kubernetes
     cluster.set(NODE, node("node-0", taint="node.kubernetes.io/unschedulable"))
     assert "1 of 2 nodes" in look(api)["nodes"].found
     assert "none of 0 nodes" in look(api, "launch.node_selector=pool=another")["nodes"].found
+    cluster.set(NODE, node("node-1", taint="node.kubernetes.io/unschedulable"))
+    assert look(api)["nodes"].state == "not checked"  # uncordoned tomorrow: nobody should tolerate that taint
+
+
+def test_a_taint_that_only_prefers_stops_nothing(api: KubernetesApi, cluster: FakeCluster) -> None:
+    for name in ("node-0", "node-1"):
+        cluster.set(NODE, node(name) | {"spec": {"taints": [{"key": "team", "effect": "PreferNoSchedule"}]}})
+    assert look(api)["nodes"].state == "ok"
 
 
 def test_gke_tolerates_the_taint_of_an_accelerator_by_itself(api: KubernetesApi, cluster: FakeCluster) -> None:

@@ -109,6 +109,7 @@ def test_the_pod_is_the_golden_one() -> None:
 def test_without_a_gpu_none_is_asked_for() -> None:
     container = probe_pod("probe", IMAGE, scope("launch.gpus_per_process=0").recipe.launch)["spec"]["containers"][0]
     assert set(container["resources"]["limits"]) == {"cpu", "memory", "ephemeral-storage"}
+    assert container["resources"]["limits"]["memory"] == "20Gi"
     assert "STABLEREP_REQUIRE_GPU" not in [variable["name"] for variable in container["env"]]
 
 
