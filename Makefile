@@ -40,8 +40,8 @@ test: .venv/ready  ## all tests
 	$(BIN)/python -m pytest
 
 ##@ build
-compile: .venv/ready  ## compile the pipelines for Kubeflow into pipelines/compiled/
-	$(BIN)/python -m pipelines.compile
+compile: .venv/ready  ## compile the pipelines for Kubeflow, and pin images in manifests, from images/images.lock
+	$(BIN)/python -m pipelines.compile && $(BIN)/python -m manifests.render images
 lock: .venv/ready  ## resolve what is to be installed into requirements/*.lock and images/*.lock
 	$(BIN)/uv pip compile pyproject.toml --all-extras --generate-hashes --python-version 3.11 --no-header --no-emit-index-url -q -o requirements/dev.lock
 	$(BIN)/python images/build.py lock
