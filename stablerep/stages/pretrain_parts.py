@@ -98,10 +98,15 @@ def model_spec(pretrain: PretrainConfig, tokenizer: CaptionTokenizer | None) -> 
     return ModelSpec(TrunkSpec(**asdict(pretrain.trunk)), HeadSpec(**asdict(pretrain.head)), text_spec)
 
 
+def build_objective(pretrain: PretrainConfig, spec: ModelSpec) -> Objective:
+    """The towers and their losses, with weights that the seed decides."""
+    towers = build_two_tower(spec, batch_norm=SyncBatchNorm1d, seed=pretrain.seed)
+    return Objective(towers, image_weight=pretrain.image_weight, text_weight=pretrain.text_weight, temperature=pretrain.temperature)
+
+
 def build_engine(pretrain: PretrainConfig, spec: ModelSpec, processes: Processes) -> Engine:
     """DeepSpeed for several processes; for one there is nothing to shard."""
-    towers = build_two_tower(spec, batch_norm=SyncBatchNorm1d, seed=pretrain.seed)
-    objective = Objective(towers, image_weight=pretrain.image_weight, text_weight=pretrain.text_weight, temperature=pretrain.temperature)
+    objective = build_objective(pretrain, spec)
     settings = OptimizerSettings(pretrain.weight_decay, pretrain.beta1, pretrain.beta2, pretrain.clip_norm, pretrain.precision)
     if processes.world_size == 1:
         return TorchEngine(objective, settings, processes.device)
