@@ -121,12 +121,13 @@ def report(options: argparse.Namespace) -> str:
     today = datetime.now(UTC)
     load = os.getloadavg()[0]
     command = f"python benchmarks/loss.py --rows {options.rows} --dim {options.dim} --threads {options.threads} --largest {options.largest}"
+    setting = f"float32, {options.rows:,} rows of {options.dim}, groups of {IMAGES_PER_CAPTION}, {options.threads} threads"
+    how = f"best of {options.repeats + 1} rounds in turn, memory in processes of their own"
     parts = [
         f"# Multi-positive loss, forward and backward, {options.hardware} machine, {today:%Y-%m-%d}",
-        f"`{command}`: torch {torch.__version__.partition('+')[0]}, float32, {options.rows:,} rows of {options.dim}, groups of "
-        f"{IMAGES_PER_CAPTION}, {options.threads} threads,\nbest of {options.repeats + 1} rounds in turn, memory in processes of "
-        f"their own; limit {options.limit_gib:g} GiB, batches double up to {options.largest:,} rows.\nLoad average of the machine at the start: "
-        f"{load:.1f} on {os.cpu_count()} cores (above {options.threads} means that others were busy; ratios are of the same run).",
+        f"`{command}`:\ntorch {torch.__version__.partition('+')[0]}, {setting}, {how};\n"
+        f"limit {options.limit_gib:g} GiB, batches double up to {options.largest:,} rows. Load average at the start: {load:.1f} on "
+        f"{os.cpu_count()} cores\n(above {options.threads} means that others were busy; ratios are of the same run).",
     ]
     for device in ("cpu", "cuda"):
         options.device = device

@@ -74,14 +74,14 @@ def weighted_log_sum_exp(
 
     Args:
         anchor_BD: anchors.
-        candidate_GD: candidates; the very same tensor as the anchors (in the same order as the self index says) takes half the work.
+        candidate_GD: candidates; the very same tensor as the anchors takes half the work, and row i is then anchor i itself.
         weight_B: weight of every anchor, 0 or more; carries no gradient.
         self_index_B: the candidate to leave out for each anchor, or None to leave out none.
         scale: factor of the products; with `anchor_BD is candidate_GD`, rows have norm 1 at most.
         solve: of `solver`.
     """
     has_gradient = torch.is_grad_enabled() and (anchor_BD.requires_grad or candidate_GD.requires_grad)
-    if anchor_BD is candidate_GD and self_index_B is not None and _is_in_order(self_index_B):
+    if anchor_BD is candidate_GD and self_index_B is not None:
         return _BothWays.apply(anchor_BD, weight_B, scale, solve, has_gradient)  # pyright: ignore[reportReturnType]
     return _OneWay.apply(anchor_BD, candidate_GD, weight_B, self_index_B, scale, solve, has_gradient)  # pyright: ignore[reportReturnType]
 
@@ -125,10 +125,6 @@ class _OneWay(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         grad_anchor_BD, grad_candidate_GD = ctx.saved_tensors
         return grad_outputs[0] * grad_anchor_BD, grad_outputs[0] * grad_candidate_GD, None, None, None, None, None
-
-
-def _is_in_order(self_index_B: Tensor) -> bool:
-    return torch.equal(self_index_B, torch.arange(self_index_B.shape[0], device=self_index_B.device))
 
 
 def _obstacle(rows_BD: Tensor) -> str:

@@ -71,7 +71,7 @@ def multi_positive(
     check_counted(total_weight, candidate_labels_G)
     with torch.autocast(anchor_BD.device.type, enabled=False):
         unit_GD = unit_rows(candidate_GD)
-        unit_BD = unit_GD if anchor_BD is candidate_GD else unit_rows(anchor_BD)
+        unit_BD = unit_GD if anchor_BD is candidate_GD and _is_in_order(self_index_B) else unit_rows(anchor_BD)
         return cross_entropy(unit_BD, unit_GD, sides, total_weight, 1 / temperature, how)
 
 
@@ -85,6 +85,10 @@ def whole_weight(labels_G: Tensor, weights_G: Tensor) -> float:
     """Weight of the images of all ranks that have a positive."""
     itself_G = torch.arange(labels_G.shape[0], device=labels_G.device)
     return counted_weight(Sides(labels_G, weights_G, labels_G, weights_G, itself_G))
+
+
+def _is_in_order(self_index_B: Tensor) -> bool:
+    return torch.equal(self_index_B, torch.arange(self_index_B.shape[0], device=self_index_B.device))
 
 
 def check_temperature(temperature: float) -> None:

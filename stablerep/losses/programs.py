@@ -87,9 +87,10 @@ def pull_program(
         column_self_Y = tl.load(column_self + column_Y, mask=is_column_Y, other=-1)
         column_offset_Y = tl.load(column_offset + column_Y, mask=is_column_Y, other=float("inf"))
         logits_XY = tl.dot(x_XD, tl.trans(y_YD), input_precision=PRECISION) * scale
-        share_XY = tl.exp(logits_XY - row_offset_X[:, None]) + tl.exp(logits_XY - column_offset_Y[None, :])
         is_kept_XY = is_column_Y[None, :] & (column_Y[None, :] != row_self_X[:, None]) & (row_X[:, None] != column_self_Y[None, :])
-        grad_XD += tl.dot(tl.where(is_kept_XY, share_XY, 0.0), y_YD, input_precision=PRECISION)
+        logits_XY = tl.where(is_kept_XY, logits_XY, float("-inf"))  # before exp, where a row's product with itself may overflow
+        share_XY = tl.exp(logits_XY - row_offset_X[:, None]) + tl.exp(logits_XY - column_offset_Y[None, :])
+        grad_XD += tl.dot(share_XY, y_YD, input_precision=PRECISION)
     dim_D = tl.arange(0, DIMS)
     place_XD = row_X[:, None].to(tl.int64) * dim + dim_D[None, :]
     tl.store(grad + place_XD, grad_XD * scale, mask=is_row_X[:, None] & (dim_D[None, :] < dim))

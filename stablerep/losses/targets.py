@@ -80,7 +80,7 @@ def attraction(
 
     Args:
         anchor_BD: anchors.
-        candidate_GD: candidates.
+        candidate_GD: candidates; the very same tensor as the anchors when row i is anchor i itself.
         targets: of these anchors and candidates.
         pull_B: weight of the anchor over that of its positives; 0 where it has none.
         candidate_weights_G: as in `find_targets`, in the type of the rows; None: all 1.
