@@ -69,8 +69,6 @@ class BlueGreen:
         live, idle = self._services()
         before = self.endpoint.release(idle)
         if not live or self.read().candidate:
-            if live:
-                self._annotate({CANDIDATE: None})
             self.endpoint.delete(idle)
         elif before:
             self.endpoint.wait(idle, before, self._place)

@@ -53,7 +53,6 @@ class KnativeCanary:
         """The old model again; no InferenceService where the candidate was the first."""
         previous, is_candidate = previous_of(self._document()), self.read().candidate is not None
         if previous:
-            self._patch(0)
             self.wait_candidate(self._replace(previous, None))
             self._patch(None)
         elif is_candidate:

@@ -71,7 +71,6 @@ class StandardCanary:
         if state.candidate is None:
             return
         if state.served is not None:
-            self.wait_candidate(state.candidate)
             self._send(100, state.candidate)
             before = previous_of(self.endpoint.get(self.endpoint.name)) if state.served == state.candidate else state.served
             self.wait_served(self.endpoint.put(self.endpoint.build(self.endpoint.name, state.candidate, previous=before)))

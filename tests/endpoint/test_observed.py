@@ -75,6 +75,7 @@ READY = {"conditions": [{"type": "Ready", "status": "True"}]}
         ({"conditions": [{"type": "Ready", "status": "False"}, {"type": "PredictorReady", "status": "True"}]}, "", False),
         (READY | {"components": {"predictor": {"latestReadyRevision": "r2", "latestCreatedRevision": "r2"}}}, "r1", True),
         (READY | {"components": {"predictor": {"latestReadyRevision": "r1", "latestCreatedRevision": "r2"}}}, "r1", False),
+        (READY | {"components": {"predictor": {"latestReadyRevision": "r2", "latestCreatedRevision": "r3"}}}, "r1", False),
         # the controller has not looked at the change yet: everything is still as it was for the revision before
         (READY | {"components": {"predictor": {"latestReadyRevision": "r1", "latestCreatedRevision": "r1"}}}, "r1", False),
     ],

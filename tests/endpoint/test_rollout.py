@@ -1,9 +1,13 @@
 """What every backend promises: dark first, steps in order, promoted or back, and the same after being killed anywhere."""
 
+import threading
+from dataclasses import replace
+
 import pytest
 from cluster_rollout import Killed, Rollout
 
 from stablerep.cluster import HTTP_ROUTE, INFERENCE_SERVICE, SERVICE, Document
+from stablerep.endpoint.release import previous_of, release_of
 from stablerep.errors import GateError, LaunchError
 
 CANARIES = pytest.mark.parametrize("rollout", ["standard_canary", "knative_canary"], indirect=True)
@@ -148,7 +152,66 @@ def test_pods_that_take_their_time_are_waited_for(rollout: Rollout) -> None:
     rollout.promoted("model-a")
     rollout.kserve.history.clear()
     rollout.promoted("model-b")
-    assert all(sum(shares.values()) == 100 and set(shares) <= {"model-a", "model-b"} for shares in rollout.kserve.history)
+    history = rollout.kserve.history
+    assert all(sum(shares.values()) == 100 and set(shares) <= {"model-a", "model-b"} for shares in history)
+    everything = history.index({"model-b": 100})
+    assert history[everything:] == [{"model-b": 100}], "the new encoder had all of the traffic and lost some again"
+
+
+def test_a_slow_controller_is_not_believed(rollout: Rollout) -> None:
+    rollout.kserve.lag_seconds = 0.1
+    rollout.promoted("model-a")
+    rollout.promoted("model-b")
+    rollout.kserve.history.clear()
+    rollout.deploy("model-c")
+    assert rollout.kserve.shares() == {"model-b": 100}
+    rollout.verify("model-c")
+    assert all(set(shares) <= {"model-b", "model-c"} for shares in rollout.kserve.history)
+
+
+@CANARIES
+def test_the_same_model_in_other_pods_is_rolled_out_too(rollout: Rollout) -> None:
+    rollout.promoted("model-a")
+    rollout.kserve.lag_seconds = rollout.kserve.start_seconds = 0.1
+    rollout.service = replace(rollout.service, max_batch=8)
+    rollout.deploy("model-a")
+    name = "stablerep" if rollout.backend == "knative_canary" else "stablerep-canary"
+    num_templates, ready = rollout.kserve.ready_revisions(name)
+    assert ready == f"{name}-predictor-{num_templates:05d}", "the pods of before were taken for the new ones"
+    rollout.verify("model-a")
+    document = rollout.kserve.cluster.get(INFERENCE_SERVICE, "stablerep")
+    assert document is not None
+    assert "--max-batch=8" in document["spec"]["predictor"]["model"]["args"]
+
+
+@pytest.mark.parametrize("rollout", ["standard_canary"], indirect=True)
+def test_the_stable_pods_change_only_while_the_canary_serves_everything(rollout: Rollout) -> None:
+    rollout.promoted("model-a")
+    shares: list[dict[str, int]] = []
+
+    def note(event: str, document: Document) -> None:
+        if document["metadata"]["name"] == "stablerep" and release_of(document).model_id == "model-b":
+            shares.append(rollout.kserve.shares())
+
+    rollout.kserve.cluster.on_change(INFERENCE_SERVICE, note)
+    rollout.promoted("model-b")
+    assert shares
+    assert all(one == {"model-b": 100} for one in shares)
+
+
+@pytest.mark.parametrize("rollout", ["blue_green"], indirect=True)
+def test_a_colour_that_is_down_is_not_switched_to(rollout: Rollout) -> None:
+    rollout.promoted("model-a")
+    rollout.promoted("model-b")
+    service = rollout.kserve.cluster.get(SERVICE, "stablerep")
+    assert service is not None
+    assert service["metadata"]["annotations"]["stablerep.dev/live"] == "stablerep-green"
+    assert "stablerep.dev/candidate" not in service["metadata"]["annotations"]
+    rollout.kserve.server("stablerep-blue").model_id = ""
+    rollout.kserve.wrong.add("model-b")
+    rollout.ready_timeout_seconds = 0.1
+    with pytest.raises(LaunchError, match="stablerep-blue with model-a was not ready"):
+        rollout.verify("model-b")
     assert rollout.kserve.shares() == {"model-b": 100}
 
 
@@ -185,6 +248,17 @@ def test_another_deployment_in_between_is_noticed(rollout: Rollout) -> None:
     assert rollout.kserve.shares() == {"model-a": 100}
     rollout.deploy("model-a")  # back to what is served: the candidate goes
     assert rollout.strategy().read().candidate is None
+    assert rollout.kserve.shares() == {"model-a": 100}
+
+
+def test_a_deployment_that_was_overtaken_while_it_waits_says_so(rollout: Rollout) -> None:
+    rollout.promoted("model-a")
+    rollout.kserve.broken.add("model-b")
+    later = threading.Timer(0.2, lambda: rollout.strategy().launch(rollout.release("model-c")))
+    later.start()
+    with pytest.raises(LaunchError, match="expected model-b, found model-c; another deployment has changed it; deploy again"):
+        rollout.deploy("model-b")
+    later.join()
     assert rollout.kserve.shares() == {"model-a": 100}
 
 
@@ -250,6 +324,8 @@ def test_killed_at_every_change_and_started_again(rollout: Rollout, is_done_firs
         assert rollout.kserve.shares() == {new: 100}
         state = rollout.strategy().read()
         assert (state.served, state.candidate) == (rollout.release(new), None)
+        if rollout.backend != "blue_green":
+            assert previous_of(rollout.kserve.cluster.get(INFERENCE_SERVICE, "stablerep")) == rollout.release(old), number
         if rollout.api.num_changes < number:
             break
     assert number > 2, "nothing was interrupted"

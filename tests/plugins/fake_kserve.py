@@ -74,11 +74,14 @@ class _Service:
 
 
 class FakeKServe:
-    """broken: models whose pods never get ready. wrong: models that answer with other embeddings. start_seconds: until pods are ready."""
+    """broken: models whose pods never get ready. wrong: models that answer with other embeddings. start_seconds: until pods are ready.
+
+    lag_seconds: until the controller looks at a change; the status is that of before meanwhile.
+    """
 
     def __init__(self, cluster: FakeCluster) -> None:
         self.cluster, self.broken, self.wrong = cluster, set[str](), set[str]()
-        self.start_seconds, self.num_asked = 0.0, 0
+        self.start_seconds, self.lag_seconds, self.num_asked = 0.0, 0.0, 0
         self.history: list[Shares] = []
         self.real: dict[str, tuple[int, int]] = {}  # REST and gRPC port of a real server of a model
         self._services: dict[str, _Service] = {}
@@ -119,9 +122,22 @@ class FakeKServe:
                 self._services.pop(name, None)
                 self.server(name).model_id = self.server(f"latest-{name}").model_id = ""
                 self.cluster.remove(SERVICE, f"{name}-predictor") if self.cluster.get(SERVICE, f"{name}-predictor") else None
+            elif self.lag_seconds:
+                threading.Timer(self.lag_seconds, self._look, (name,)).start()
             else:
                 self._pods(document)
         self._note()
+
+    def _look(self, name: str) -> None:
+        with self._lock:
+            if document := self.cluster.get(INFERENCE_SERVICE, name):
+                self._pods(document)
+        self._note()
+
+    def ready_revisions(self, name: str) -> tuple[int, str]:
+        """How many templates of pods an InferenceService has had, and the name of the one that is ready."""
+        with self._lock:
+            return len(self._services[name].revisions), self._services[name].ready
 
     def _pods(self, document: Document) -> None:
         """New pods where the template changed; ready at once or later."""
