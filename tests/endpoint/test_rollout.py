@@ -7,7 +7,7 @@ import pytest
 from cluster_rollout import Killed, Rollout
 
 from stablerep.cluster import HTTP_ROUTE, INFERENCE_SERVICE, SERVICE, Document
-from stablerep.endpoint.release import previous_of, release_of
+from stablerep.endpoint.release import ROLLOUT_STEP, previous_of, release_of
 from stablerep.errors import GateError, LaunchError
 
 CANARIES = pytest.mark.parametrize("rollout", ["standard_canary", "knative_canary"], indirect=True)
@@ -175,9 +175,9 @@ def test_the_same_model_in_other_pods_is_rolled_out_too(rollout: Rollout) -> Non
     rollout.kserve.lag_seconds = rollout.kserve.start_seconds = 0.1
     rollout.service = replace(rollout.service, max_batch=8)
     rollout.deploy("model-a")
-    name = "stablerep" if rollout.backend == "knative_canary" else "stablerep-canary"
-    num_templates, ready = rollout.kserve.ready_revisions(name)
-    assert ready == f"{name}-predictor-{num_templates:05d}", "the pods of before were taken for the new ones"
+    expected = {"knative_canary": (2, "stablerep-predictor-00002"), "standard_canary": (1, "stablerep-canary-predictor-00001")}
+    found = rollout.kserve.ready_revisions("stablerep" if rollout.backend == "knative_canary" else "stablerep-canary")
+    assert found == expected[rollout.backend], "the pods of before were taken for the new ones"
     rollout.verify("model-a")
     document = rollout.kserve.cluster.get(INFERENCE_SERVICE, "stablerep")
     assert document is not None
@@ -187,16 +187,16 @@ def test_the_same_model_in_other_pods_is_rolled_out_too(rollout: Rollout) -> Non
 @pytest.mark.parametrize("rollout", ["standard_canary"], indirect=True)
 def test_the_stable_pods_change_only_while_the_canary_serves_everything(rollout: Rollout) -> None:
     rollout.promoted("model-a")
-    shares: list[dict[str, int]] = []
+    steps: list[str] = []
 
     def note(event: str, document: Document) -> None:
         if document["metadata"]["name"] == "stablerep" and release_of(document).model_id == "model-b":
-            shares.append(rollout.kserve.shares())
+            steps.append((rollout.kserve.cluster.get(HTTP_ROUTE, "stablerep-traffic") or {})["metadata"]["annotations"][ROLLOUT_STEP])
 
     rollout.kserve.cluster.on_change(INFERENCE_SERVICE, note)
     rollout.promoted("model-b")
-    assert shares
-    assert all(one == {"model-b": 100} for one in shares)
+    assert steps
+    assert set(steps) == {"100"}
 
 
 @pytest.mark.parametrize("rollout", ["blue_green"], indirect=True)
