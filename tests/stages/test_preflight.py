@@ -77,6 +77,7 @@ def test_in_a_pod_only_what_matters_there_is_looked_at(monkeypatch: pytest.Monke
     assert trained_elsewhere["packages"].state == "not checked"
     assert "torchrun" not in trained_elsewhere
     assert "endpoint ports" in trained_elsewhere
+    assert "endpoint ports" not in _checks("memory://laptop", "deploy.backend=blue_green")
 
 
 def test_what_other_stages_need_is_not_looked_at() -> None:

@@ -331,6 +331,7 @@ def test_prometheus_is_asked_where_it_judges_steps(api: KubernetesApi, cluster: 
     try:
         assert look(api, words)["Prometheus"].state == "ok"
         monkeypatch.setattr(_Prometheus, "answer", b'{"status": "error"}')
+        assert look(api, words)["Prometheus"].state == "failed"
         assert "answers error" in look(api, words)["Prometheus"].found
         monkeypatch.setattr(_Prometheus, "answer", b"<html>a login page")
         assert look(api, words)["Prometheus"].state == "failed"

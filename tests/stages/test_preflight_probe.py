@@ -159,6 +159,7 @@ def test_what_the_pod_finds_wrong(probe: Callable[..., dict[str, Check]], cluste
     rows = (judged("CUDA", False, "no GPU visible", ""), judged("shared memory", True, "64 MiB at /dev/shm", ""))
     Kubelet(cluster, [RUNNING, ended(2, "Error")], rows)
     checks = probe()
+    assert checks[PROBE].state == "failed"
     assert "CUDA: no GPU visible (exit code 2, Error)" in checks[PROBE].found
     assert (checks[SHARED_MEMORY].state, checks[SHARED_MEMORY].found) == ("failed", "0.0625 GiB of launch.shared_memory_gib=16")
     assert checks[ACCELERATOR].state == "failed"
@@ -232,6 +233,7 @@ def test_a_signal_ends_the_wait_and_the_pod(probe: Callable[..., dict[str, Check
     Kubelet(cluster, [RUNNING])
     cluster.on_change(POD, lambda event, _: os.kill(os.getpid(), signal.SIGTERM) if event == "MODIFIED" else None)
     assert probe()[PROBE].found == "stopped as asked: it runs"
+    assert len(cluster.seen("list", POD)) == 1  # it did not go on watching
 
 
 def test_an_error_of_ours_leaves_no_pod(
