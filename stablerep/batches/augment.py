@@ -47,7 +47,7 @@ class Augmenter:
         Args:
             image_B3DD: uint8.
             labels_B: int64 label of each image's caption.
-            image_index_B: int64 place of each image in its group.
+            image_index_B: int64 place of each image in its group; a second view has another number (reader.py).
             step: of the training; a step's views are new.
 
         Returns:

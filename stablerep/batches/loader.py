@@ -31,7 +31,8 @@ class GroupLoader:
         dataset: image groups.
         tokenizer: of the captions; None where there is no text tower (tokens then have T = 0).
         captions_per_batch: captions of a step over all ranks.
-        images_per_caption: M, drawn without replacement from each group; groups with fewer are left out.
+        images_per_caption: drawn without replacement from each group; groups with fewer are left out.
+        views_per_image: augmented views of each of them: M = views_per_image * images_per_caption, all images' first view first.
         rank: of this process.
         world_size: number of processes.
         seed: decides order, drawn images and views.
@@ -57,6 +58,7 @@ class GroupLoader:
         *,
         captions_per_batch: int,
         images_per_caption: int,
+        views_per_image: int = 1,
         rank: int,
         world_size: int,
         seed: int,
@@ -79,6 +81,7 @@ class GroupLoader:
             Augmenter(augment, size_px=size_px, mean=mean, std=std, seed=seed),
             captions_per_batch=captions_per_batch,
             images_per_caption=images_per_caption,
+            views_per_image=views_per_image,
             rank=rank,
             world_size=world_size,
             seed=seed,

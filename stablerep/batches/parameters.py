@@ -58,7 +58,7 @@ def draw_parameters(augment: AugmentConfig, seed: int, step: int, labels_B: Tens
         seed: of the run.
         step: of the training.
         labels_B: int64 label of each image's caption.
-        image_index_B: int64 place of each image in its group.
+        image_index_B: int64 place of each image in its group; a second view has another number (reader.py).
         aspect: width / height of the images.
     """
     key_B = fold(_VIEW_KEY, seed, step, labels_B, image_index_B)

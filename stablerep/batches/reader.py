@@ -3,7 +3,8 @@
 A `BatchReader` has no position: `read(step)` gives the same batch in any process, which is what makes workers, resuming and other
 numbers of ranks safe.
 
-Dimension key: M images drawn per caption, N captions of this rank, B = M*N view-major, D side of a stored image, T tokens.
+Dimension key: I images drawn per caption, N captions of this rank, B = I*N in the order of views, D side of a stored image, T tokens; M
+views of a caption, M = I times the views of an image.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -20,6 +21,7 @@ from stablerep.batches.tokenize import CaptionTokenizer
 from stablerep.batches.usable import UsableGroups
 from stablerep.errors import ConfigError
 
+VIEW_SHIFT = 32  # what keys a view: the image's place in its group, and above it the number of the view
 _NUM_CAPTIONS_KEPT = 100_000
 
 
@@ -52,6 +54,7 @@ class BatchReader:
         *,
         captions_per_batch: int,
         images_per_caption: int,
+        views_per_image: int = 1,
         rank: int,
         world_size: int,
         seed: int,
@@ -60,6 +63,7 @@ class BatchReader:
     ) -> None:
         self._dataset, self._tokenizer, self._augmenter = dataset, tokenizer, augmenter
         self._images_per_caption, self._rank, self._world_size = images_per_caption, rank, world_size
+        self._views_per_image = views_per_image
         self._usable = UsableGroups(dataset, images_per_caption)
         self.num_skipped_groups = self._usable.num_skipped
         self.order = self._order(captions_per_batch, seed)
@@ -80,11 +84,11 @@ class BatchReader:
         captions = [self._caption(position) for position in position_N.tolist()]
         caption_ids = tuple(caption_id for caption_id, _ in captions)
         labels_N = torch.tensor([caption_label(caption_id) for caption_id in caption_ids], dtype=torch.int64)
-        index_NM = self.order.draw(step, labels_N, self._usable.num_images(position_N), self._images_per_caption)
+        index_NI = self.order.draw(step, labels_N, self._usable.num_images(position_N), self._images_per_caption)
         return LoadedImages(
-            image_B3DD=self._images.read(position_N, index_NM),
+            image_B3DD=self._images.read(position_N, index_NI),
             labels_B=labels_N.repeat(self._images_per_caption),
-            image_index_B=index_NM.T.reshape(-1),
+            image_index_B=index_NI.T.reshape(-1),
             tokens_NT=torch.stack([tokens_T for _, tokens_T in captions]),
             labels_N=labels_N,
             step=step,
@@ -94,8 +98,12 @@ class BatchReader:
     def augment(self, loaded: LoadedImages, device: torch.device | None = None) -> Batch:
         """Views of loaded images, made on `device` (default: where the images are)."""
         image_B3DD = loaded.image_B3DD if device is None else loaded.image_B3DD.to(device)
-        view_B3SS = self._augmenter(image_B3DD, loaded.labels_B, loaded.image_index_B, loaded.step)
-        views_MNCHW = view_B3SS.unflatten(0, (self._images_per_caption, -1))
+        views = [
+            self._augmenter(image_B3DD, loaded.labels_B, loaded.image_index_B + (view << VIEW_SHIFT), loaded.step)
+            for view in range(self._views_per_image)
+        ]
+        view_B3SS = views[0] if len(views) == 1 else torch.cat(views)
+        views_MNCHW = view_B3SS.unflatten(0, (len(views) * self._images_per_caption, -1))
         batch = Batch(views_MNCHW, loaded.tokens_NT, loaded.labels_N, loaded.step, loaded.caption_ids)
         return batch if device is None else batch.to(device)
 

@@ -1,4 +1,4 @@
-"""The prompt set: the captions of a data set as Parquet, under an id made of the texts in their order.
+"""The prompt set: the captions of a data set as Parquet, under an id made of the texts in their order, and of their classes if any.
 
 Neither the source nor the lanes have a part in the id. Parts are named by their digest and the manifest is written last, so that two
 writers with different provenance for the same texts cannot mix: who finishes first is kept. Work units (shards) are cut here too.
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from stablerep.errors import ConfigError, DataError, StoreError
-from stablerep.identity import canonical_json, content_id, sha256_bytes
+from stablerep.identity import canonical_json, content_id, digest, sha256_bytes
 from stablerep.records import Caption, PromptSet, Record
 from stablerep.store import Store
 
 CAPTIONS_PER_PART = 250_000
+LABEL = "label"  # key of a caption's class in its metadata
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def write_prompt_set(
     if not captions:
         raise DataError("expected at least one caption for a prompt set, found none; check captions.source")
     sha256 = texts_sha256(captions)
-    prompt_set_id = content_id("prompts", {"texts_sha256": sha256})
+    prompt_set_id = content_id("prompts", {"texts_sha256": sha256} | _labels_digest(captions))
     if not _is_whole(store, prompt_set_id, sha256):
         parts = tuple(_write_parts(store, prompt_set_id, captions))
         manifest = PromptManifest(prompt_set_id, sha256, len(captions), counts, parts)
@@ -96,6 +97,19 @@ def read_prompt_set(store: Store, prompt_set: PromptSet) -> list[Caption]:
     return captions
 
 
+def read_labels(store: Store, prompt_set_id: str) -> dict[str, str]:
+    """The class of each caption that has one, by caption id; empty where captions name none, or are kept elsewhere.
+
+    Raises:
+        DataError: parts are missing or damaged.
+    """
+    if not store.exists(_manifest_key(prompt_set_id)):
+        return {}
+    manifest = PromptManifest.from_json(store.read_text(_manifest_key(prompt_set_id)))
+    captions = (caption for part in manifest.parts for caption in _read_part(store, prompt_set_id, part))
+    return {caption.caption_id: str(caption.metadata[LABEL]) for caption in captions if LABEL in caption.metadata}
+
+
 def texts_sha256(captions: Iterable[Caption]) -> str:
     """SHA-256 over the texts in order, each with its length before it."""
     sha = hashlib.sha256()
@@ -125,6 +139,12 @@ def lane_shards(num_shards: int, num_lanes: int, lane: int) -> list[int]:
     if not 0 <= lane < num_lanes:
         raise ConfigError(f"expected a lane from 0 to {num_lanes - 1}, found {lane}")
     return list(range(lane, num_shards, num_lanes))
+
+
+def _labels_digest(captions: Sequence[Caption]) -> dict[str, str]:
+    """Part of the id where captions name classes: the same texts in other classes are another prompt set."""
+    labels = [caption.metadata.get(LABEL) for caption in captions]
+    return {"labels_sha256": digest(labels)} if any(label is not None for label in labels) else {}
 
 
 def _is_whole(store: Store, prompt_set_id: str, sha256: str) -> bool:

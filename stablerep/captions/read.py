@@ -16,6 +16,7 @@ from typing import IO, Any, cast
 from urllib.parse import unquote
 
 from stablerep.captions.parquet import parquet_rows
+from stablerep.captions.prompt_set import LABEL
 from stablerep.errors import CaptionError, StablerepError, StoreError
 
 PACKAGED = "packaged:"
@@ -23,7 +24,7 @@ Row = tuple[str, dict[str, Any]]
 _BUFFER_BYTES = 1 << 20
 
 
-def read_captions(source: str, column: str, *, num_captions: int = 0, seed: int = 0) -> Generator[Row]:
+def read_captions(source: str, column: str, *, num_captions: int = 0, seed: int = 0, label_column: str = "") -> Generator[Row]:
     """Texts as they are written in `source`, each with where it came from.
 
     Args:
@@ -31,9 +32,11 @@ def read_captions(source: str, column: str, *, num_captions: int = 0, seed: int 
         column: name of the column or JSON key with the captions; not used for .txt and packaged captions.
         num_captions: packaged captions only: how many to draw, equally many of each class; 0 for all. Files are read whole.
         seed: of that draw.
+        label_column: name of the column or JSON key with the captions' classes, empty for none; packaged captions bring theirs.
 
     Yields:
-        The text and its provenance: `source` with `line`, `row` or `source_index`, counted from 1, 0 and 0.
+        The text and its provenance: `source` with `line`, `row` or `source_index`, counted from 1, 0 and 0; `label`, the class, where
+        there is one.
 
     Raises:
         CaptionError: the source is missing, empty, of an unknown kind, not UTF-8, has no such column, or has a malformed row.
@@ -41,7 +44,7 @@ def read_captions(source: str, column: str, *, num_captions: int = 0, seed: int 
     """
     num_rows = 0
     with _explained(source):
-        for row in _rows(source, column, num_captions, seed):
+        for row in _rows(source, column, label_column, num_captions, seed):
             num_rows += 1
             yield row
     if num_rows == 0:
@@ -60,7 +63,7 @@ def check_source(source: str, column: str) -> str:
     return f"{source} is readable; it starts with {text[:60]!r}"
 
 
-def _rows(source: str, column: str, num_captions: int, seed: int) -> Iterator[Row]:
+def _rows(source: str, column: str, label_column: str, num_captions: int, seed: int) -> Iterator[Row]:
     if source.startswith(PACKAGED):
         yield from _packaged_rows(source, num_captions, seed)
         return
@@ -73,7 +76,7 @@ def _rows(source: str, column: str, num_captions: int, seed: int) -> Iterator[Ro
             raise CaptionError(f"{source}: expected captions, found an empty file; write at least one")
         stream.seek(0)
         name = (_local_path(source) or PurePosixPath(source)).name
-        for text, place in _READERS[suffix](stream, source, column):
+        for text, place in _READERS[suffix](stream, source, column, label_column):
             place["source"] = name
             yield text, place
 
@@ -82,33 +85,37 @@ def _packaged_rows(source: str, num_captions: int, seed: int) -> Iterator[Row]:
     from stablerep.captions.packaged import caption_corpus, load_packaged
 
     name = source.removeprefix(PACKAGED)
+    part = load_packaged(name)
     if num_captions:
         drawn = caption_corpus(name, num_captions, seed)
     else:
-        drawn = [(text, source_index) for source_index, text in enumerate(load_packaged(name).captions)]
+        drawn = [(text, source_index) for source_index, text in enumerate(part.captions)]
     for text, source_index in drawn:
-        yield text, {"source": source, "source_index": source_index}
+        yield text, {"source": source, "source_index": source_index, LABEL: part.class_names[int(part.labels[source_index])]}
 
 
-def _text_rows(stream: IO[bytes], source: str, column: str) -> Iterator[Row]:
+def _text_rows(stream: IO[bytes], source: str, column: str, label_column: str) -> Iterator[Row]:
+    if label_column:
+        raise CaptionError(f"{source}: expected a table with captions.label_column={label_column}, found plain text; convert it to .csv")
     for line, text in _lines(stream, source):
         yield text.rstrip("\r\n"), {"line": line}
 
 
-def _csv_rows(stream: IO[bytes], source: str, column: str) -> Iterator[Row]:
-    return _table_rows(source, column, csv.reader(_texts(stream, source), strict=True))
+def _csv_rows(stream: IO[bytes], source: str, column: str, label_column: str) -> Iterator[Row]:
+    return _table_rows(source, column, label_column, csv.reader(_texts(stream, source), strict=True))
 
 
-def _tsv_rows(stream: IO[bytes], source: str, column: str) -> Iterator[Row]:
-    return _table_rows(source, column, csv.reader(_texts(stream, source), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True))
+def _tsv_rows(stream: IO[bytes], source: str, column: str, label_column: str) -> Iterator[Row]:
+    reader = csv.reader(_texts(stream, source), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+    return _table_rows(source, column, label_column, reader)
 
 
-def _table_rows(source: str, column: str, rows: Any) -> Iterator[Row]:
+def _table_rows(source: str, column: str, label_column: str, rows: Any) -> Iterator[Row]:
     """Rows of a csv.reader whose first row names the columns."""
     try:
         header = cast("list[str]", next(rows, None) or [])
         check_column(source, column, header)
-        place = header.index(column)
+        place, label_place = header.index(column), _label_place(source, label_column, header)
         for row in cast("Iterable[list[str]]", rows):
             if row and len(row) != len(header):
                 raise CaptionError(
@@ -116,12 +123,24 @@ def _table_rows(source: str, column: str, rows: Any) -> Iterator[Row]:
                     "quote a field that holds the separator (.csv) or remove it (.tsv)"
                 )
             if row:
-                yield row[place], {"line": int(rows.line_num)}
+                yield row[place], {"line": int(rows.line_num)} | _label(row[label_place] if label_place is not None else None)
     except csv.Error as error:
         raise CaptionError(f"{source}, line {rows.line_num}: expected a row of fields, found: {error}; check its quotes") from error
 
 
-def _jsonl_rows(stream: IO[bytes], source: str, column: str) -> Iterator[Row]:
+def _label_place(source: str, label_column: str, header: list[str]) -> int | None:
+    if not label_column:
+        return None
+    check_column(source, label_column, header, "captions.label_column")
+    return header.index(label_column)
+
+
+def _label(value: Any) -> dict[str, str]:
+    """The class as part of the provenance; nothing where it is missing."""
+    return {} if value is None or value == "" else {LABEL: str(value)}
+
+
+def _jsonl_rows(stream: IO[bytes], source: str, column: str, label_column: str) -> Iterator[Row]:
     for line, text in _lines(stream, source):
         if not text.strip():
             continue
@@ -137,14 +156,19 @@ def _jsonl_rows(stream: IO[bytes], source: str, column: str) -> Iterator[Row]:
         value = "" if values[column] is None else values[column]
         if not isinstance(value, str):
             raise CaptionError(f"{where}: expected text in {column!r}, found {type(value).__name__} {value!r:.60}; write it as a string")
-        yield value, {"line": line}
+        yield value, {"line": line} | _label(values.get(label_column) if label_column else None)
 
 
-def _parquet_rows(stream: IO[bytes], source: str, column: str) -> Iterator[Row]:
-    return parquet_rows(stream, source, lambda columns: check_column(source, column, columns), column)
+def _parquet_rows(stream: IO[bytes], source: str, column: str, label_column: str) -> Iterator[Row]:
+    def check(columns: list[str]) -> None:
+        check_column(source, column, columns)
+        _label_place(source, label_column, columns)
+
+    rows = parquet_rows(stream, source, check, column, label_column)
+    return ((text, place | _label(label)) for text, place, label in rows)
 
 
-_READERS: dict[str, Callable[[IO[bytes], str, str], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[IO[bytes], str, str, str], Iterator[Row]]] = {
     ".txt": _text_rows,
     ".csv": _csv_rows,
     ".tsv": _tsv_rows,
@@ -153,7 +177,7 @@ _READERS: dict[str, Callable[[IO[bytes], str, str], Iterator[Row]]] = {
 }
 
 
-def check_column(where: str, column: str, columns: list[str]) -> None:
+def check_column(where: str, column: str, columns: list[str], setting: str = "captions.column") -> None:
     """Whether there is such a column.
 
     Raises:
@@ -164,7 +188,7 @@ def check_column(where: str, column: str, columns: list[str]) -> None:
     close = difflib.get_close_matches(column, columns, n=1)
     guess = f", did you mean {close[0]!r}?" if close else ";"
     listed = ", ".join(columns[:20]) + (" ..." if len(columns) > 20 else "")
-    raise CaptionError(f"{where}: expected a column {column!r}, found the columns {listed}{guess} set captions.column")
+    raise CaptionError(f"{where}: expected a column {column!r}, found the columns {listed}{guess} set {setting}")
 
 
 def _lines(stream: IO[bytes], source: str) -> Iterator[tuple[int, str]]:

@@ -21,6 +21,7 @@ class CaptionsConfig:
 
     source: str = "packaged:mnist"  # packaged:<name>, or the URI of a .txt .csv .tsv .jsonl .parquet file
     column: str = "caption"
+    label_column: str = ""  # the class of each caption, where a table names one; packaged captions have theirs
     num_captions: int = 0  # 0: all
     max_words: int = 60
     captions_per_shard: int = 64
@@ -75,11 +76,7 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _check(
-            self.images_per_caption >= 2,
-            f"generate.images_per_caption: expected 2 or more (images of a caption are each other's positives), "
-            f"found {self.images_per_caption}",
-        )
+        _check(self.images_per_caption >= 1, f"generate.images_per_caption: expected 1 or more, found {self.images_per_caption}")
         _check(self.num_inference_steps >= 1, "generate.num_inference_steps: expected 1 or more")
         _check(self.guidance >= 0, f"generate.guidance: expected 0 or more, found {self.guidance}")
         _check(self.batch_size >= 1, f"generate.batch_size: expected 1 or more, found {self.batch_size}")
@@ -148,9 +145,10 @@ class PretrainConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
     text: TextConfig = field(default_factory=TextConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    image_weight: float = 1.0
+    objective: Literal["multi_positive", "simclr", "clip", "supervised"] = "multi_positive"
+    image_weight: float = 1.0  # of multi_positive only, as text_weight
     text_weight: float = 1.0  # 0: StableRep; 1: StableRep+
-    temperature: float = 0.1
+    temperature: float = 0.1  # of multi_positive and simclr
     captions_per_batch: int = 1376  # over all processes
     images_per_caption: int = 6  # drawn from the stored group
     num_steps: int = 109_000
@@ -173,9 +171,15 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Check ranges and what must agree."""
+        images, objective = self.images_per_caption, self.objective
         _check(
-            self.images_per_caption >= 2,
-            f"pretrain.images_per_caption: expected 2 or more (a single image has no positive), found {self.images_per_caption}",
+            images >= 2 or objective != "multi_positive",
+            f"pretrain.images_per_caption: expected 2 or more (a single image has no positive), found {images}",
+        )
+        _check(
+            images == 1 or (images >= 1 and objective != "clip"),
+            f"pretrain.images_per_caption: expected 1{'' if objective == 'clip' else ' or more'} with pretrain.objective={objective}, "
+            f"found {images}",
         )
         _check(self.captions_per_batch >= 2, f"pretrain.captions_per_batch: expected 2 or more, found {self.captions_per_batch}")
         _check(
@@ -191,6 +195,21 @@ class PretrainConfig:
         _check(0 <= self.zero_stage <= 3, f"pretrain.zero_stage: expected 0 to 3, found {self.zero_stage}")
         _check(self.image_weight > 0 or self.text_weight > 0, "pretrain.image_weight and text_weight are both 0: nothing to learn")
         _check(self.checkpoint_every_steps >= 1, "pretrain.checkpoint_every_steps: expected 1 or more")
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the objective looks at the words of captions."""
+        return self.objective == "clip" or (self.objective == "multi_positive" and self.text_weight > 0)
+
+    @property
+    def views_per_image(self) -> int:
+        """How many augmented views of an image a batch holds."""
+        return 2 if self.objective == "simclr" else 1
+
+    @property
+    def views_per_batch(self) -> int:
+        """Passes through the trunk in a step, over all processes: the budget by which objectives are compared."""
+        return self.captions_per_batch * self.images_per_caption * self.views_per_image
 
 
 @dataclass(frozen=True)
@@ -353,6 +372,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check what must agree between stages."""
+        _check(
+            self.generate.images_per_caption >= 2 or self.pretrain.objective != "multi_positive",
+            "generate.images_per_caption: expected 2 or more (images of a caption are each other's positives), found 1",
+        )
         _check(
             self.pretrain.images_per_caption <= self.generate.images_per_caption,
             f"pretrain.images_per_caption: expected at most generate.images_per_caption={self.generate.images_per_caption}, "

@@ -6,7 +6,7 @@ from stablerep.models.heads import ProjectionHead
 from stablerep.models.preprocess import Preprocessor, default_preprocessor, normalisation
 from stablerep.models.text import TextTower
 from stablerep.models.trunk import build_trunk
-from stablerep.models.two_tower import HeadSpec, ModelSpec, TextSpec, TrunkSpec, TwoTower, TwoTowerOutput, build_two_tower
+from stablerep.models.two_tower import HeadSpec, ModelSpec, TextSpec, TrunkSpec, TwoTower, TwoTowerOutput, build_two_tower, num_features
 
 __all__ = [
     "Encoder",
@@ -25,6 +25,7 @@ __all__ = [
     "default_preprocessor",
     "load_encoder",
     "normalisation",
+    "num_features",
     "save_encoder",
     "weight_decay_groups",
 ]

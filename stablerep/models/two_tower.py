@@ -60,20 +60,24 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The whole model; without `text` it is StableRep, with it StableRep+."""
+    """The whole model; without `text` it is StableRep, with it StableRep+.
+
+    `has_head` is false where nothing looks at the head (CLIP, supervised); `head` is then the shape of the text projections only.
+    """
 
     trunk: TrunkSpec
     head: HeadSpec
     text: TextSpec | None = None
+    has_head: bool = True
 
 
 class TwoTowerOutput(NamedTuple):
-    """Embeddings of a batch, not normalised; the text parts are None without a text tower.
+    """Embeddings of a batch, not normalised; the text parts are None without a text tower, `image_BD` without a head.
 
     `logit_scale` is the logarithm of the scale, already in [0, ln 100].
     """
 
-    image_BD: Tensor
+    image_BD: Tensor | None
     image_text_BD: Tensor | None
     text_ND: Tensor | None
     logit_scale: Tensor | None
@@ -89,7 +93,7 @@ class TwoTower(nn.Module):
     def __init__(
         self,
         trunk: nn.Module,
-        head: nn.Module,
+        head: nn.Module | None,
         text: TextTower | None,
         image_projection: nn.Module | None,
         text_projection: nn.Module | None,
@@ -115,7 +119,7 @@ class TwoTower(nn.Module):
             raise DataError(f"two-tower model: expected views [M, N, C, H, W], found shape {tuple(views_MNCHW.shape)}")
         num_views, num_captions = views_MNCHW.shape[:2]
         features_BF = self.trunk(views_MNCHW.flatten(0, 1))
-        image_BD = self.head(features_BF, num_views)
+        image_BD = None if self.head is None else self.head(features_BF, num_views)
         if self.text is None or self.image_projection is None or self.text_projection is None or self.logit_scale is None:
             return TwoTowerOutput(image_BD, None, None, None)
         if tokens_NT is None or tokens_NT.shape[0] != num_captions:
@@ -149,7 +153,7 @@ def build_two_tower(
             torch.default_generator.manual_seed(seed)
         trunk = build_trunk(**asdict(spec.trunk), is_checkpointed=is_checkpointed)
         features = num_features(trunk)
-        head = _head(features, spec.head, batch_norm)
+        head = _head(features, spec.head, batch_norm) if spec.has_head else None
         text, image_projection, text_projection = build_text_parts(spec, features, batch_norm)
         return TwoTower(trunk, head, text, image_projection, text_projection, spec=spec)
 

@@ -29,7 +29,9 @@ def run(recipe: str, overrides: str, store: str) -> PromptSet:
     """
     with open_stage("prepare", recipe, overrides, store) as stage:
         captions = stage.recipe.captions
-        rows = read_captions(captions.source, captions.column, num_captions=captions.num_captions, seed=captions.seed)
+        rows = read_captions(
+            captions.source, captions.column, num_captions=captions.num_captions, seed=captions.seed, label_column=captions.label_column
+        )
         kept, counts = clean_captions(rows, max_words=captions.max_words, num_captions=captions.num_captions, seed=captions.seed)
         prompt_set = write_prompt_set(
             stage.store, kept, counts, captions_per_shard=captions.captions_per_shard, num_lanes=captions.num_lanes

@@ -15,10 +15,12 @@ from stablerep.distributed import SyncBatchNorm1d
 from stablerep.identity import canonical_json
 from stablerep.models import HeadSpec, ModelSpec, TextSpec, TrunkSpec, build_two_tower, normalisation
 from stablerep.shards.read import GroupDataset
+from stablerep.stages.pretrain_objective import caption_classes, choose_objective
 from stablerep.stages.pretrain_run import MODEL_KEY, RunConfig
 from stablerep.store import Store
 from stablerep.telemetry import Sink
 from stablerep.training.checkpoint import Checkpoints
+from stablerep.training.classes import CaptionClasses
 from stablerep.training.engine import Engine, OptimizerSettings, TorchEngine
 from stablerep.training.journal import Journal
 from stablerep.training.loop import Job, Plan, train
@@ -53,13 +55,14 @@ def train_run(
     dataset = GroupDataset(store, plan.dataset)
     tokenizer = _tokenizer(pretrain, dataset, runs, processes)
     spec = model_spec(pretrain, tokenizer)
+    classes = caption_classes(pretrain, store, plan.dataset, dataset, runs, processes)
     if processes.rank == 0:
         runs.write(MODEL_KEY, canonical_json(asdict(spec)))
     job = Job(
         runs=runs,
         processes=processes,
         checkpoints=Checkpoints(runs, plan.run_key, plan.fingerprint),
-        engine=build_engine(pretrain, spec, processes),
+        engine=build_engine(pretrain, spec, processes, classes),
         loader=_loader(pretrain, dataset, tokenizer, processes),
         learning_rate=_schedule(pretrain),
         plan=Plan(pretrain.num_steps, pretrain.checkpoint_every_steps, pretrain.num_checkpoints_kept, pretrain.seed, attempt),
@@ -95,18 +98,18 @@ def model_spec(pretrain: PretrainConfig, tokenizer: CaptionTokenizer | None) -> 
         out_dim=text.out_dim,
         projection=text.projection,
     )
-    return ModelSpec(TrunkSpec(**asdict(pretrain.trunk)), HeadSpec(**asdict(pretrain.head)), text_spec)
+    has_head = pretrain.objective in ("multi_positive", "simclr")
+    return ModelSpec(TrunkSpec(**asdict(pretrain.trunk)), HeadSpec(**asdict(pretrain.head)), text_spec, has_head)
 
 
-def build_objective(pretrain: PretrainConfig, spec: ModelSpec) -> Objective:
-    """The towers and their losses, with weights that the seed decides."""
-    towers = build_two_tower(spec, batch_norm=SyncBatchNorm1d, seed=pretrain.seed)
-    return Objective(towers, image_weight=pretrain.image_weight, text_weight=pretrain.text_weight, temperature=pretrain.temperature)
+def build_objective(pretrain: PretrainConfig, spec: ModelSpec, classes: CaptionClasses | None = None) -> Objective:
+    """The towers and their losses, with weights that the seed decides; `classes` of the captions for supervised training."""
+    return choose_objective(pretrain, build_two_tower(spec, batch_norm=SyncBatchNorm1d, seed=pretrain.seed), classes)
 
 
-def build_engine(pretrain: PretrainConfig, spec: ModelSpec, processes: Processes) -> Engine:
+def build_engine(pretrain: PretrainConfig, spec: ModelSpec, processes: Processes, classes: CaptionClasses | None = None) -> Engine:
     """DeepSpeed for several processes; for one there is nothing to shard."""
-    objective = build_objective(pretrain, spec)
+    objective = build_objective(pretrain, spec, classes)
     settings = OptimizerSettings(pretrain.weight_decay, pretrain.beta1, pretrain.beta2, pretrain.clip_norm, pretrain.precision)
     if processes.world_size == 1:
         return TorchEngine(objective, settings, processes.device)
@@ -124,6 +127,7 @@ def _loader(pretrain: PretrainConfig, dataset: GroupDataset, tokenizer: CaptionT
         tokenizer,
         captions_per_batch=pretrain.captions_per_batch,
         images_per_caption=pretrain.images_per_caption,
+        views_per_image=pretrain.views_per_image,
         rank=processes.rank,
         world_size=processes.world_size,
         seed=pretrain.seed,
@@ -137,12 +141,12 @@ def _loader(pretrain: PretrainConfig, dataset: GroupDataset, tokenizer: CaptionT
 
 
 def _schedule(pretrain: PretrainConfig) -> Callable[[int], float]:
-    peak = peak_learning_rate(pretrain.lr, pretrain.base_lr, pretrain.captions_per_batch * pretrain.images_per_caption)
+    peak = peak_learning_rate(pretrain.lr, pretrain.base_lr, pretrain.views_per_batch)
     return lambda step: learning_rate(step, peak=peak, num_steps=pretrain.num_steps, warmup_steps=pretrain.warmup_steps)
 
 
 def _tokenizer(pretrain: PretrainConfig, dataset: GroupDataset, runs: Store, processes: Processes) -> CaptionTokenizer | None:
-    if not pretrain.text_weight:
+    if not pretrain.has_text:
         return None
     text = ""
     if processes.rank == 0:

@@ -4,13 +4,15 @@
 
 Every rank's images are candidates for every rank (global negatives), gathered with gradients. The mean over ranks that data
 parallelism takes of each rank's loss, and of its gradients, is then the loss over the whole batch. The losses are inside the module so
-that an engine sees tensors in and scalars out, whatever it does with parameters before and after.
+that an engine sees tensors in and scalars out, whatever it does with parameters before and after. The baselines that the paper compares
+with are in `objective_baselines`: the same towers, the same interface.
 
 Dimension key: R ranks, N captions of this rank, M views of a caption, B = M*N views in view-major order, G = B*R candidates, H = N*R
 captions of all ranks, D embedding, T tokens.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -20,9 +22,27 @@ from stablerep.distributed import all_gather, current_world, gather_int
 from stablerep.losses import image_text, multi_positive
 from stablerep.models import TwoTower
 
+Losses = tuple[Tensor, Tensor, Tensor]
 
-class Objective(nn.Module):
-    """Losses of the two towers.
+
+class Objective(nn.Module, ABC):
+    """What an engine trains: towers, which are exported, and whatever else the losses need, which is not.
+
+    Args:
+        towers: the model.
+    """
+
+    def __init__(self, towers: TwoTower) -> None:
+        super().__init__()
+        self.towers = towers
+
+    @abstractmethod
+    def forward(self, views_MNCHW: Tensor, tokens_NT: Tensor, labels_N: Tensor) -> Losses:
+        """Total loss of this rank, and its two terms: what images say without captions' texts, and with them; 0 where there is none."""
+
+
+class MultiPositive(Objective):
+    """StableRep, and StableRep+ with `text_weight` above 0. A batch holds captions x images_per_caption images, one view of each.
 
     Args:
         towers: the model.
@@ -32,43 +52,65 @@ class Objective(nn.Module):
     """
 
     def __init__(self, towers: TwoTower, *, image_weight: float, text_weight: float, temperature: float) -> None:
-        super().__init__()
-        self.towers = towers
+        super().__init__(towers)
         self._image_weight, self._text_weight, self._temperature = image_weight, text_weight, temperature
 
-    def forward(self, views_MNCHW: Tensor, tokens_NT: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, views_MNCHW: Tensor, tokens_NT: Tensor, labels_N: Tensor) -> Losses:
         """Total, multi-positive and image-text loss of this rank; a loss that is left out is 0."""
         output: Any = self.towers(views_MNCHW, tokens_NT)
-        world = current_world()
         labels_B = labels_N.repeat(views_MNCHW.shape[0])
-        sizes_B, sizes_N = [len(labels_B)] * world.world_size, [len(labels_N)] * world.world_size  # the loader cuts evenly
-        all_labels_G = gather_int(labels_B, sizes_B)
-        total = output.image_BD.new_zeros((), dtype=torch.float32)
+        all_labels_G = gather_labels(labels_B)
+        total = views_MNCHW.new_zeros((), dtype=torch.float32)
         image = text = total
         if self._image_weight:
-            own_B = torch.arange(len(labels_B), device=labels_B.device) + world.rank * len(labels_B)
-            image = multi_positive(
-                output.image_BD,
-                all_gather(output.image_BD, sizes_B),
-                labels_B,
-                all_labels_G,
-                own_B,
-                self._temperature,
-                num_ranks=world.world_size,
-            )
+            image = contrast_images(output.image_BD, labels_B, all_labels_G, self._temperature)
             total = total + self._image_weight * image
         if self._text_weight:
-            text = image_text(
-                output.image_text_BD,
-                output.text_ND,
-                labels_B,
-                labels_N,
-                output.logit_scale,
-                all_image_GD=all_gather(output.image_text_BD, sizes_B),
-                all_text_HD=all_gather(output.text_ND, sizes_N),
-                all_image_labels_G=all_labels_G,
-                all_text_labels_H=gather_int(labels_N, sizes_N),
-                num_ranks=world.world_size,
-            )
+            text = match_texts(output, labels_B, labels_N, all_labels_G)
             total = total + self._text_weight * text
         return total, image, text
+
+
+def gather_labels(labels_B: Tensor) -> Tensor:
+    """Labels of all ranks; the loader gives each rank equally many."""
+    return gather_int(labels_B, [len(labels_B)] * current_world().world_size)
+
+
+def contrast_images(image_BD: Tensor, labels_B: Tensor, all_labels_G: Tensor, temperature: float) -> Tensor:
+    """The multi-positive loss of this rank's images among those of all ranks.
+
+    Args:
+        image_BD: embeddings of this rank.
+        labels_B: what they show; equal labels are positives.
+        all_labels_G: labels of all ranks.
+        temperature: of the softmax.
+    """
+    world = current_world()
+    own_B = torch.arange(len(labels_B), device=labels_B.device) + world.rank * len(labels_B)
+    all_image_GD = all_gather(image_BD, [len(labels_B)] * world.world_size)
+    return multi_positive(image_BD, all_image_GD, labels_B, all_labels_G, own_B, temperature, num_ranks=world.world_size)
+
+
+def match_texts(output: Any, labels_B: Tensor, labels_N: Tensor, all_labels_G: Tensor) -> Tensor:
+    """The image-text loss of this rank's images and captions among those of all ranks.
+
+    Args:
+        output: of the two towers.
+        labels_B: caption of every image.
+        labels_N: caption of every text row.
+        all_labels_G: `labels_B` of all ranks.
+    """
+    world = current_world()
+    sizes_B, sizes_N = [len(labels_B)] * world.world_size, [len(labels_N)] * world.world_size
+    return image_text(
+        output.image_text_BD,
+        output.text_ND,
+        labels_B,
+        labels_N,
+        output.logit_scale,
+        all_image_GD=all_gather(output.image_text_BD, sizes_B),
+        all_text_HD=all_gather(output.text_ND, sizes_N),
+        all_image_labels_G=all_labels_G,
+        all_text_labels_H=gather_int(labels_N, sizes_N),
+        num_ranks=world.world_size,
+    )

@@ -13,7 +13,7 @@ from stablerep.losses import image_text_plain, multi_positive_plain
 from stablerep.models import build_two_tower
 from stablerep.stages.pretrain_parts import model_spec
 from stablerep.training.engine import OptimizerSettings, build_optimizer
-from stablerep.training.objective import Objective
+from stablerep.training.objective import MultiPositive
 from stablerep.training.processes import join_processes
 
 NUM_VIEWS, NUM_CAPTIONS = 3, 4
@@ -38,7 +38,7 @@ def batch(towers: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 def test_is_the_weighted_sum_of_the_papers_losses(towers: Any, batch: Any, image_weight: float, text_weight: float) -> None:
     views_MNCHW, tokens_NT, labels_N = batch
-    objective = Objective(towers, image_weight=image_weight, text_weight=text_weight, temperature=0.1)
+    objective = MultiPositive(towers, image_weight=image_weight, text_weight=text_weight, temperature=0.1)
     total, image, text = objective(views_MNCHW, tokens_NT, labels_N)
     output = towers(views_MNCHW, tokens_NT)
     labels_B = torch.tensor([int(labels_N[n]) for _ in range(NUM_VIEWS) for n in range(NUM_CAPTIONS)])
@@ -50,7 +50,7 @@ def test_is_the_weighted_sum_of_the_papers_losses(towers: Any, batch: Any, image
 
 
 def test_matrices_decay_and_vectors_do_not(towers: Any) -> None:
-    objective = Objective(towers, image_weight=1.0, text_weight=1.0, temperature=0.1)
+    objective = MultiPositive(towers, image_weight=1.0, text_weight=1.0, temperature=0.1)
     optimizer = build_optimizer(objective, OptimizerSettings(0.1, 0.9, 0.98, 0.0, "fp32"))
     names = {id(parameter): name for name, parameter in objective.named_parameters()}
     decayed, plain = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
