@@ -23,8 +23,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 from stablerep import errors  # noqa: E402
-from stablerep.config import load_recipe  # noqa: E402
 from stablerep.identity import sha256_bytes  # noqa: E402
+from stablerep.stages.context import configured  # noqa: E402
 from stablerep.stages.ledger import Ledger  # noqa: E402
 from stablerep.store import Store  # noqa: E402
 
@@ -55,7 +55,7 @@ def follow(options: argparse.Namespace, module: str, arguments: Sequence[str]) -
     """
     store = store_of(options)
     try:
-        ledger = Ledger(Store(store), load_recipe(options.recipe, shlex.join(options.set)))
+        ledger = Ledger(Store(store), configured(options.recipe, shlex.join(options.set)))
     except errors.StablerepError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code

@@ -52,9 +52,10 @@ def _run(options: argparse.Namespace) -> int:
 
         print("\n".join(f"{name:20} {recipe.description}" for name, recipe in RECIPES.items()))
     elif options.command == "show":
-        from stablerep.config import load_recipe, recipe_json
+        from stablerep.config import recipe_json
+        from stablerep.stages.context import configured
 
-        print(recipe_json(load_recipe(options.recipe, overrides)))
+        print(recipe_json(configured(options.recipe, overrides)))
     elif options.command == "serve":
         from stablerep.stages.serve import run
 

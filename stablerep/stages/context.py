@@ -47,7 +47,7 @@ def open_stage(name: str, recipe: str, overrides: str, store: str, metrics_key: 
         ConfigError: the recipe or an override is wrong.
     """
     set_up_logging()
-    configuration = load_recipe(recipe, overrides, cluster=os.environ.get("STABLEREP_CLUSTER", ""))
+    configuration = configured(recipe, overrides)
     opened = Store(store)
     prometheus, stop = _exporter()
     reporter = Reporter(name, (JsonlSink(opened, metrics_key or f"telemetry/{name}.jsonl"), *prometheus), _log_every_seconds())
@@ -59,6 +59,15 @@ def open_stage(name: str, recipe: str, overrides: str, store: str, metrics_key: 
     finally:
         reporter.close()
         stop()
+
+
+def configured(recipe: str, overrides: str) -> Recipe:
+    """The recipe with the cluster's words and the user's.
+
+    Raises:
+        ConfigError: the recipe or a word is wrong.
+    """
+    return load_recipe(recipe, overrides, cluster=os.environ.get("STABLEREP_CLUSTER", ""))
 
 
 def set_up_logging() -> None:

@@ -9,10 +9,10 @@ import importlib
 import time
 from typing import Any
 
-from stablerep.config import load_recipe
 from stablerep.errors import ConfigError
 from stablerep.records import PromptSet, Record
 from stablerep.stages import INPUTS
+from stablerep.stages.context import configured
 from stablerep.stages.ledger import Entry, Ledger, text_digest
 from stablerep.store import Store
 
@@ -45,7 +45,7 @@ def run_stage(name: str, recipe: str, overrides: str, store: str, **arguments: A
     """
     if name not in INPUTS:
         raise ConfigError(f"unknown stage {name!r}; expected one of {', '.join(INPUTS)}")
-    ledger = Ledger(Store(store), load_recipe(recipe, overrides))
+    ledger = Ledger(Store(store), configured(recipe, overrides))
     inputs = {key: _from_ledger(ledger, key) if arguments.get(key, "") == "" else arguments[key] for key in INPUTS[name]}
     others = {key: value for key, value in arguments.items() if key not in inputs}
     started_at = time.time()

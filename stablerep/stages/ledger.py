@@ -1,14 +1,15 @@
 """What each stage of a recipe returned, kept in the store so that the next command, the exit task and the report can find it.
 
-The key is the recipe and the fingerprint of its whole configuration, never a run id: a task that was served from the pipeline's cache
-left the same entry when it ran. Every entry also says which inputs went in and when, which is how the graph that ran is checked
+The key is the recipe and the fingerprint of its configuration (without `launch` and `deploy`, which say where, not what), never a run id: a
+task that was served from the pipeline's cache left the same entry when it ran, and a run that moves to a cluster finds what it left here. Every entry also says which inputs went in and when, which is how the graph that ran is checked
 against the graph that was compiled.
 """
 
+import dataclasses
 import json
 from dataclasses import dataclass
 
-from stablerep.config import Recipe, fingerprint
+from stablerep.config import CLUSTER_SECTIONS, Recipe, fingerprint
 from stablerep.errors import DataError
 from stablerep.identity import sha256_bytes
 from stablerep.records import Record
@@ -31,7 +32,8 @@ class Ledger:
     """Entries of one configuration in one store."""
 
     def __init__(self, store: Store, recipe: Recipe) -> None:
-        self.key = f"{recipe.name}-{fingerprint(recipe)[:16]}"
+        decisive = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in CLUSTER_SECTIONS}
+        self.key = f"{recipe.name}-{fingerprint(decisive)[:16]}"
         self._store = store
 
     def keep(self, entry: Entry) -> None:

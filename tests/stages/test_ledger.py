@@ -31,6 +31,23 @@ def test_configurations_do_not_share_a_ledger(store: Store) -> None:
         other.output("pretrain")
 
 
+def test_where_a_run_runs_is_not_in_its_key(store: Store) -> None:
+    here = Ledger(store, load_recipe("smoke"))
+    here.keep(_entry("{}", 10.0))
+    there = load_recipe("smoke", "deploy.name=other", cluster="launch.backend=trainjob launch.queue=gpus deploy.backend=blue_green")
+    assert Ledger(store, there).key == here.key
+    assert Ledger(store, there).output("pretrain") == "{}"
+
+
+def test_a_word_of_the_user_may_need_one_of_the_cluster(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = "deploy.backend=standard_canary deploy.canary_percents=[]"
+    with pytest.raises(ConfigError, match=r"deploy\.gateway: expected namespace/name"):
+        run_stage("hold", "smoke", overrides, store.uri, decision=GateDecision("m", False, (), "", 0.0).to_json())
+    monkeypatch.setenv("STABLEREP_CLUSTER", "deploy.gateway=istio-system/public")
+    run_stage("hold", "smoke", overrides, store.uri, decision=GateDecision("m", False, (), "", 0.0).to_json())
+    assert Ledger(store, load_recipe("smoke")).find("hold")
+
+
 def test_dispatch_refuses_what_it_cannot_run(store: Store) -> None:
     with pytest.raises(ConfigError, match="unknown stage 'train'"):
         run_stage("train", "smoke", "", store.uri)
