@@ -87,8 +87,9 @@ def pull_program(
         column_self_Y = tl.load(column_self + column_Y, mask=is_column_Y, other=-1)
         column_offset_Y = tl.load(column_offset + column_Y, mask=is_column_Y, other=float("inf"))
         logits_XY = tl.dot(x_XD, tl.trans(y_YD), input_precision=PRECISION) * scale
-        is_kept_XY = is_column_Y[None, :] & (column_Y[None, :] != row_self_X[:, None]) & (row_X[:, None] != column_self_Y[None, :])
-        logits_XY = tl.where(is_kept_XY, logits_XY, float("-inf"))  # before exp, where a row's product with itself may overflow
+        is_kept_XY = is_row_X[:, None] & is_column_Y[None, :]
+        is_kept_XY &= (column_Y[None, :] != row_self_X[:, None]) & (row_X[:, None] != column_self_Y[None, :])
+        logits_XY = tl.where(is_kept_XY, logits_XY, float("-inf"))  # before exp, which may overflow for what does not count
         share_XY = tl.exp(logits_XY - row_offset_X[:, None]) + tl.exp(logits_XY - column_offset_Y[None, :])
         grad_XD += tl.dot(share_XY, y_YD, input_precision=PRECISION)
     dim_D = tl.arange(0, DIMS)
