@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from stablerep.batches import Batch
-from stablerep.training.engine import OptimizerSettings, StepResult, build_optimizer, set_learning_rate, towers_state
+from stablerep.training.engine import OptimizerSettings, StepResult, build_optimizer, on_cpu, set_learning_rate, towers_state
 from stablerep.training.objective import Objective
 from stablerep.training.processes import Processes
 
@@ -92,13 +92,16 @@ class DeepspeedEngine:
 
     def weights(self) -> dict[str, Tensor]:
         """The towers' state, gathered where parameters are sharded."""
+        return towers_state(self.state())
+
+    def state(self) -> dict[str, Tensor]:
+        """The objective's state, gathered where parameters are sharded."""
         if self._zero_stage < 3:
-            return towers_state(self._objective.state_dict()) if self._rank == 0 else {}
+            return on_cpu(self._objective.state_dict()) if self._rank == 0 else {}
         import deepspeed
 
-        parameters = list(self._objective.parameters())
-        with deepspeed.zero.GatheredParameters(parameters):
-            return towers_state(self._objective.state_dict()) if self._rank == 0 else {}
+        with deepspeed.zero.GatheredParameters(list(self._objective.parameters())):
+            return on_cpu(self._objective.state_dict()) if self._rank == 0 else {}
 
     def _whole_gradient_norm(self) -> float:
         """Without ZeRO every rank holds the averaged gradients, and DeepSpeed reports no norm."""

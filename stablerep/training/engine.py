@@ -69,6 +69,10 @@ class Engine(Protocol):
         """Full float32 weights and buffers of the two towers, on the CPU, on rank 0; empty elsewhere."""
         ...
 
+    def state(self) -> dict[str, Tensor]:
+        """Full float32 weights and buffers of the whole objective as they are now, on the CPU, on rank 0; empty elsewhere."""
+        ...
+
 
 class TorchEngine:
     """One process, plain torch."""
@@ -104,7 +108,11 @@ class TorchEngine:
 
     def weights(self) -> dict[str, Tensor]:
         """The towers' state."""
-        return towers_state(self._objective.state_dict())
+        return towers_state(self.state())
+
+    def state(self) -> dict[str, Tensor]:
+        """The objective's state."""
+        return on_cpu(self._objective.state_dict())
 
 
 def build_optimizer(objective: Objective, settings: OptimizerSettings) -> torch.optim.AdamW:
@@ -125,10 +133,11 @@ def set_learning_rate(optimizer: Any, lr: float) -> None:
         group["lr"] = lr
 
 
+def on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of these tensors on the CPU, contiguous."""
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+
+
 def towers_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The entries of the two towers, without their prefix, on the CPU, contiguous."""
-    return {
-        name.removeprefix(TOWERS_PREFIX): value.detach().to("cpu", copy=True).contiguous()
-        for name, value in state.items()
-        if name.startswith(TOWERS_PREFIX)
-    }
+    """The entries of the two towers, without their prefix."""
+    return {name.removeprefix(TOWERS_PREFIX): value for name, value in state.items() if name.startswith(TOWERS_PREFIX)}

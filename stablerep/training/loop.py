@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from stablerep.batches import Batch
 from stablerep.errors import DivergenceError, Preempted
 from stablerep.store import Store
+from stablerep.training.capture import keep_step, kept_prefix, random_seed
 from stablerep.training.checkpoint import Checkpoints
 from stablerep.training.engine import Engine, StepResult
 from stablerep.training.journal import Journal
@@ -97,7 +98,7 @@ def train(job: Job, make_journal: Callable[[int], Journal]) -> CheckpointRecord:
     saved_step = start
     num_images = 0
     for batch in job.loader.batches(start, job.plan.num_steps - start):
-        torch.manual_seed(job.plan.seed * 1_000_003 + batch.step)
+        torch.manual_seed(random_seed(job.plan.seed, batch.step))
         lr = job.learning_rate(batch.step)
         result = job.engine.step(batch, lr)
         world = job.processes.world_size
@@ -163,7 +164,7 @@ def _save(job: Job, journal: Journal, step: int) -> CheckpointRecord:
 
 
 def _diverged(job: Job, batch: Batch, result: StepResult, lr: float) -> None:
-    """Keep what is known of the step and raise; every rank comes here."""
+    """Keep what is known of the step, whole enough to replay it, and raise; every rank comes here."""
     parts = job.processes.collect({"loss": result.total, "captions": batch.caption_ids})
     found = f"loss {', '.join(format(part['loss'], 'g') for part in parts)}, gradient norm {result.gradient_norm:g}, learning rate {lr:g}"
     if job.processes.rank == 0:
@@ -171,5 +172,26 @@ def _diverged(job: Job, batch: Batch, result: StepResult, lr: float) -> None:
         job.runs.write(DIVERGED_KEY, json.dumps(details, indent=1))
     raise DivergenceError(
         f"step {batch.step}: expected finite losses and gradients, found {found}; lower pretrain.lr, raise pretrain.warmup_steps or set "
-        f"pretrain.clip_norm=1; the captions of the batch are in {job.runs.uri_of(DIVERGED_KEY)}"
+        f"pretrain.clip_norm=1; the captions of the batch are in {job.runs.uri_of(DIVERGED_KEY)}; {_keep(job, batch, result, lr)}"
+    )
+
+
+def _keep(job: Job, batch: Batch, result: StepResult, lr: float) -> str:
+    """Keep the inputs of every rank and the weights; the words that say where, the same on all ranks."""
+    facts = {
+        "losses": {"total": result.total, "image": result.image, "text": result.text},
+        "gradient_norm": result.gradient_norm,
+        "learning_rate": lr,
+        "random_seed": random_seed(job.plan.seed, batch.step),
+        "world_size": job.processes.world_size,
+        "engine": job.engine.kind,
+        "torch": torch.__version__,
+    }
+    problem = keep_step(job.runs, batch, job.engine.state(), facts, job.processes.rank)
+    problems = [text for text in job.processes.collect(problem) if text]
+    if problems:
+        return f"the batch is not kept for a replay ({'; '.join(problems)})"
+    return (
+        f"inputs and weights of the step are in {job.runs.uri_of(kept_prefix(batch.step))}; to see which tensor is the first that is not "
+        f"finite: python -m stablerep.stages.pretrain_replay {job.runs.uri} {batch.step}"
     )

@@ -21,6 +21,7 @@ from stablerep.errors import CheckpointError, DivergenceError, Preempted
 from stablerep.stages.pretrain_parts import train_run
 from stablerep.stages.pretrain_run import RunConfig
 from stablerep.store import Store
+from stablerep.training.capture import read_step
 from stablerep.training.deepspeed_engine import DeepspeedEngine, _restricted_unpickler
 from stablerep.training.history import read_history, series
 from stablerep.training.processes import Processes, join_processes
@@ -81,7 +82,15 @@ def _divergence(folder: Path, processes: Processes) -> dict[str, Any]:
     except DivergenceError as error:
         message = str(error)
     DeepspeedEngine.step = step
-    return {"messages": processes.collect(message), "details": json.loads(store.at(plan.prefix).read_text("diverged.json"))}
+    messages = processes.collect(message)
+    runs = store.at(plan.prefix)
+    kept = read_step(runs, 2)
+    facts = {
+        "labels": len(set(kept.batch.labels_N.tolist())),
+        "bad": (~kept.batch.views_MNCHW.isfinite()).nonzero()[:, :2].unique(dim=0).tolist(),
+        "is_state_finite": all(bool(value.isfinite().all()) for name, value in kept.state.items() if "running" not in name),
+    }
+    return {"messages": messages, "details": json.loads(runs.read_text("diverged.json")), "kept": facts}
 
 
 def _other_world(folder: Path, processes: Processes) -> str:

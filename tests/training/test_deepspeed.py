@@ -99,6 +99,13 @@ def test_one_bad_rank_stops_all_with_the_whole_batch(results: dict[str, Any]) ->
     assert first.startswith("step 2: expected finite losses and gradients, found loss ")
     assert second.startswith("step 2: ")
     assert len(set(results["divergence"]["details"]["caption_ids"])) == 12
+    assert second == first
+
+
+def test_the_batch_of_all_ranks_is_kept_for_a_replay(results: dict[str, Any]) -> None:
+    assert "python -m stablerep.stages.pretrain_replay file://" in results["divergence"]["messages"][0]
+    kept = results["divergence"]["kept"]
+    assert kept == {"labels": 12, "bad": [[0, 6]], "is_state_finite": True}  # rank 1 has captions 6 to 11 and spoilt its first view
 
 
 def test_another_number_of_processes_is_refused(results: dict[str, Any]) -> None:
