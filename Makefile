@@ -39,6 +39,9 @@ check: .venv/ready  ## lint, types, drift of the compiled pipelines, contracts
 test: .venv/ready  ## all tests
 	$(BIN)/python -m pytest
 
+mutants: .venv/ready  ## put one fault after another into a copy of the product; tests must notice each: NAMES="losses launch"
+	$(BIN)/python tests/mutants/run.py $(NAMES)
+
 ##@ build
 compile: .venv/ready  ## compile the pipelines for Kubeflow, and pin images in manifests, from images/images.lock
 	$(BIN)/python -m pipelines.compile && $(BIN)/python -m manifests.render images
@@ -57,4 +60,4 @@ push: .venv/ready  ## push them and write images/images.lock: REGISTRY=host/pref
 clean:  ## remove results, caches and the environment
 	rm -rf build .venv .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help setup run serve stop run-docker check test compile lock manifests images push clean
+.PHONY: help setup run serve stop run-docker check test mutants compile lock manifests images push clean
