@@ -160,6 +160,8 @@ class PretrainConfig:
     beta2: float = 0.98
     clip_norm: float = 0.0  # 0: off
     precision: Literal["fp32", "bf16"] = "bf16"
+    ema_decay: float = 0.0  # above 0: what is exported is the exponential moving average of the weights
+    accumulation_steps: int = 1  # parts of a process's batch that go through the towers one after the other; negatives stay those of all
     zero_stage: int = 1
     num_processes: int = 2
     num_nodes: int = 1
@@ -192,6 +194,16 @@ class PretrainConfig:
         )
         _check(self.temperature > 0, f"pretrain.temperature: expected above 0, found {self.temperature}")
         _check(self.num_steps >= 1, f"pretrain.num_steps: expected 1 or more, found {self.num_steps}")
+        _check(0 <= self.ema_decay < 1, f"pretrain.ema_decay: expected 0 (off) to below 1, found {self.ema_decay:g}")
+        _check(
+            not self.ema_decay or self.zero_stage < 3 or self.num_processes == 1,
+            "pretrain.ema_decay: expected whole weights on every process, found zero_stage=3, which cuts them; set pretrain.zero_stage=2",
+        )
+        most = self.captions_per_batch // self.num_processes
+        _check(
+            1 <= self.accumulation_steps <= most,
+            f"pretrain.accumulation_steps: expected 1 to {most} (captions of a process), found {self.accumulation_steps}",
+        )
         _check(0 <= self.zero_stage <= 3, f"pretrain.zero_stage: expected 0 to 3, found {self.zero_stage}")
         _check(self.image_weight > 0 or self.text_weight > 0, "pretrain.image_weight and text_weight are both 0: nothing to learn")
         _check(self.checkpoint_every_steps >= 1, "pretrain.checkpoint_every_steps: expected 1 or more")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stablerep.errors import ConfigError, DataError
 from stablerep.losses import LOG_SCALE_START, bounded_log_scale
+from stablerep.models.chunks import in_chunks
 from stablerep.models.heads import ProjectionHead
 from stablerep.models.text import TextTower
 from stablerep.models.trunk import build_trunk
@@ -99,11 +100,12 @@ class TwoTower(nn.Module):
         text_projection: nn.Module | None,
         *,
         spec: ModelSpec,
+        num_chunks: int = 1,
     ) -> None:
         super().__init__()
         if len({part is None for part in (text, image_projection, text_projection, spec.text)}) > 1:
             raise ConfigError("two-tower model: expected a text tower, its spec and both projections, or none of them")
-        self.spec = spec
+        self.spec, self.num_chunks = spec, num_chunks
         self.trunk, self.head, self.text = trunk, head, text
         self.image_projection, self.text_projection = image_projection, text_projection
         # One element, not a scalar: DeepSpeed broadcasts parameters as bytes, which torch refuses for tensors without dimensions.
@@ -118,7 +120,7 @@ class TwoTower(nn.Module):
         if views_MNCHW.ndim != 5:
             raise DataError(f"two-tower model: expected views [M, N, C, H, W], found shape {tuple(views_MNCHW.shape)}")
         num_views, num_captions = views_MNCHW.shape[:2]
-        features_BF = self.trunk(views_MNCHW.flatten(0, 1))
+        features_BF = self.embed_images(views_MNCHW.flatten(0, 1))
         image_BD = None if self.head is None else self.head(features_BF, num_views)
         if self.text is None or self.image_projection is None or self.text_projection is None or self.logit_scale is None:
             return TwoTowerOutput(image_BD, None, None, None)
@@ -126,8 +128,12 @@ class TwoTower(nn.Module):
             found = "none" if tokens_NT is None else f"shape {tuple(tokens_NT.shape)}"
             raise DataError(f"two-tower model: expected tokens of {num_captions} captions, found {found}")
         image_text_BD = self.image_projection(features_BF, num_views)
-        text_ND = self.text_projection(self.text(tokens_NT))
+        text_ND = self.text_projection(in_chunks(self.text, tokens_NT, self.num_chunks))
         return TwoTowerOutput(image_BD, image_text_BD, text_ND, bounded_log_scale(self.logit_scale[0]))
+
+    def embed_images(self, images_BCHW: Tensor) -> Tensor:
+        """Features of the trunk, [B, F]; in chunks where the model has them."""
+        return in_chunks(self.trunk, images_BCHW, self.num_chunks)
 
 
 def build_two_tower(
@@ -136,6 +142,7 @@ def build_two_tower(
     batch_norm: Callable[[int], nn.Module] = nn.BatchNorm1d,
     seed: int | None = None,
     is_checkpointed: bool = False,
+    num_chunks: int = 1,
 ) -> TwoTower:
     """Build the model with random weights.
 
@@ -144,6 +151,7 @@ def build_two_tower(
         batch_norm: makes the heads' batch norms (over ranks: `distributed.SyncBatchNorm1d`).
         seed: makes all weights a function of spec and seed and leaves the global generator alone.
         is_checkpointed: recompute the trunk's activations in backward.
+        num_chunks: parts in which trunk and text tower take their rows in training; the heads, and so the batch norms, get all rows.
 
     Raises:
         ConfigError: shapes that do not fit together.
@@ -155,7 +163,7 @@ def build_two_tower(
         features = num_features(trunk)
         head = _head(features, spec.head, batch_norm) if spec.has_head else None
         text, image_projection, text_projection = build_text_parts(spec, features, batch_norm)
-        return TwoTower(trunk, head, text, image_projection, text_projection, spec=spec)
+        return TwoTower(trunk, head, text, image_projection, text_projection, spec=spec, num_chunks=num_chunks)
 
 
 def build_text_parts(

@@ -104,13 +104,16 @@ def model_spec(pretrain: PretrainConfig, tokenizer: CaptionTokenizer | None) -> 
 
 def build_objective(pretrain: PretrainConfig, spec: ModelSpec, classes: CaptionClasses | None = None) -> Objective:
     """The towers and their losses, with weights that the seed decides; `classes` of the captions for supervised training."""
-    return choose_objective(pretrain, build_two_tower(spec, batch_norm=SyncBatchNorm1d, seed=pretrain.seed), classes)
+    towers = build_two_tower(spec, batch_norm=SyncBatchNorm1d, seed=pretrain.seed, num_chunks=pretrain.accumulation_steps)
+    return choose_objective(pretrain, towers, classes)
 
 
 def build_engine(pretrain: PretrainConfig, spec: ModelSpec, processes: Processes, classes: CaptionClasses | None = None) -> Engine:
     """DeepSpeed for several processes; for one there is nothing to shard."""
     objective = build_objective(pretrain, spec, classes)
-    settings = OptimizerSettings(pretrain.weight_decay, pretrain.beta1, pretrain.beta2, pretrain.clip_norm, pretrain.precision)
+    settings = OptimizerSettings(
+        pretrain.weight_decay, pretrain.beta1, pretrain.beta2, pretrain.clip_norm, pretrain.precision, pretrain.ema_decay
+    )
     if processes.world_size == 1:
         return TorchEngine(objective, settings, processes.device)
     from stablerep.training.deepspeed_engine import DeepspeedEngine

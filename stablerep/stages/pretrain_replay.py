@@ -49,11 +49,13 @@ def replay_step(runs: Store, step: int) -> str:
     from stablerep.models import ModelSpec
     from stablerep.stages.pretrain_parts import build_objective
     from stablerep.training.capture import read_step
+    from stablerep.training.classes import CLASSES_KEY, CaptionClasses
     from stablerep.training.replay import replay
 
     pretrain = RunConfig.from_json(runs.read_text(CONFIG_KEY)).pretrain
     kept = read_step(runs, step)
-    objective = build_objective(pretrain, decode(ModelSpec, json.loads(runs.read_text(MODEL_KEY)), where=MODEL_KEY))
+    classes = CaptionClasses.from_json(runs.read_text(CLASSES_KEY)) if runs.exists(CLASSES_KEY) else None
+    objective = build_objective(pretrain, decode(ModelSpec, json.loads(runs.read_text(MODEL_KEY)), where=MODEL_KEY), classes)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     result = replay(objective, kept, precision=pretrain.precision, device=device)
     ranks = ", ".join(f"rank {part['rank']} loss {part['losses']['total']}" for part in kept.facts)

@@ -24,6 +24,9 @@ LEASH_VARIABLE = "STABLEREP_LEASH"
 # Where and how long it runs, what is kept: these do not change a digit of the result.
 _UNDECISIVE = ("num_nodes", "num_workers", "checkpoint_every_steps", "num_checkpoints_kept", "launch_timeout_seconds")
 
+# Settings that came later: left out where they say what runs did before there was such a setting, so the keys of those runs stay.
+_LATER = {"objective": "multi_positive", "ema_decay": 0.0, "accumulation_steps": 1}
+
 _MIB_PER_GIB = 1024
 _CPU_PROCESS_GIB, _GPU_PROCESS_GIB = 4, 32
 
@@ -52,7 +55,8 @@ class RunConfig(Record):
 
 def decisive_settings(pretrain: PretrainConfig) -> dict[str, Any]:
     """The settings that decide the result."""
-    return {name: value for name, value in dataclasses.asdict(pretrain).items() if name not in _UNDECISIVE}
+    settings = dataclasses.asdict(pretrain).items()
+    return {name: value for name, value in settings if name not in _UNDECISIVE and (name, value) not in _LATER.items()}
 
 
 def plan_run(recipe: str, pretrain: PretrainConfig, dataset: DatasetRef) -> RunConfig:

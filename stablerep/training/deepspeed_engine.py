@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from stablerep.batches import Batch
+from stablerep.training.average import WeightAverage
 from stablerep.training.engine import OptimizerSettings, StepResult, build_optimizer, on_cpu, set_learning_rate, towers_state
 from stablerep.training.objective import Objective
 from stablerep.training.processes import Processes
@@ -66,6 +67,8 @@ class DeepspeedEngine:
             config=deepspeed_config(settings, zero_stage=zero_stage, captions_per_process=captions_per_process),
             dist_init_required=False,
         )
+        has_average = bool(settings.ema_decay) and self._rank == 0  # every rank has the same weights below stage 3
+        self._average = WeightAverage(self._objective.towers, settings.ema_decay) if has_average else None
 
     def step(self, batch: Batch, lr: float) -> StepResult:
         """One update; DeepSpeed skips it when the gradient is not finite (the loop stops the run)."""
@@ -76,6 +79,8 @@ class DeepspeedEngine:
         if norm is None or math.isfinite(norm):
             self._engine.step()
         norm = float(self._engine.get_global_grad_norm()) if norm is None else norm
+        if self._average and math.isfinite(norm):
+            self._average.update(batch.step)
         return StepResult(float(total.detach()), float(image.detach()), float(text.detach()), norm)
 
     def save(self, folder: Path) -> None:
@@ -84,15 +89,19 @@ class DeepspeedEngine:
         if self._rank == 0:
             for script in folder.glob("zero_to_*.py"):  # DeepSpeed adds its conversion scripts; code is no part of a checkpoint
                 script.unlink()
+        if self._average:
+            self._average.save(folder)
 
     def load(self, folder: Path) -> None:
         """Read the model and this rank's part of the optimiser."""
         with _restricted_unpickler():
             self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
+        if self._average:
+            self._average.load(folder)
 
     def weights(self) -> dict[str, Tensor]:
-        """The towers' state, gathered where parameters are sharded."""
-        return towers_state(self.state())
+        """The towers' state, gathered where parameters are sharded, or its average."""
+        return self._average.state() if self._average else towers_state(self.state())
 
     def state(self) -> dict[str, Tensor]:
         """The objective's state, gathered where parameters are sharded."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from stablerep.batches import Batch
 from stablerep.models import weight_decay_groups
+from stablerep.training.average import WeightAverage
 from stablerep.training.objective import Objective
 
 _STATE_NAME = "state.pt"
@@ -39,13 +40,14 @@ class StepResult:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW and what goes with it; `clip_norm` 0 is off."""
+    """AdamW and what goes with it; `clip_norm` 0 is off, and so is `ema_decay` 0."""
 
     weight_decay: float
     beta1: float
     beta2: float
     clip_norm: float
     precision: Literal["fp32", "bf16"]
+    ema_decay: float = 0.0
 
 
 class Engine(Protocol):
@@ -66,7 +68,7 @@ class Engine(Protocol):
         ...
 
     def weights(self) -> dict[str, Tensor]:
-        """Full float32 weights and buffers of the two towers, on the CPU, on rank 0; empty elsewhere."""
+        """What is exported: full float32 weights and buffers of the two towers, or their average; on the CPU, empty but on rank 0."""
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -83,6 +85,7 @@ class TorchEngine:
         self._objective = objective.to(device).train()
         self._optimizer = build_optimizer(self._objective, settings)
         self._settings, self._device = settings, device
+        self._average = WeightAverage(self._objective.towers, settings.ema_decay) if settings.ema_decay else None
 
     def step(self, batch: Batch, lr: float) -> StepResult:
         """One update."""
@@ -94,21 +97,27 @@ class TorchEngine:
         if math.isfinite(norm):
             set_learning_rate(self._optimizer, lr)
             self._optimizer.step()
+            if self._average:
+                self._average.update(batch.step)
         return StepResult(float(total.detach()), float(image.detach()), float(text.detach()), norm)
 
     def save(self, folder: Path) -> None:
         """Write model and optimiser."""
         torch.save({"objective": self._objective.state_dict(), "optimizer": self._optimizer.state_dict()}, folder / _STATE_NAME)
+        if self._average:
+            self._average.save(folder)
 
     def load(self, folder: Path) -> None:
         """Read model and optimiser."""
         state: dict[str, Any] = torch.load(folder / _STATE_NAME, map_location=self._device, weights_only=True)
         self._objective.load_state_dict(state["objective"])
         self._optimizer.load_state_dict(state["optimizer"])
+        if self._average:
+            self._average.load(folder)
 
     def weights(self) -> dict[str, Tensor]:
-        """The towers' state."""
-        return towers_state(self.state())
+        """The towers' state, or its average."""
+        return self._average.state() if self._average else towers_state(self.state())
 
     def state(self) -> dict[str, Tensor]:
         """The objective's state."""

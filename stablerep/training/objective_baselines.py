@@ -107,7 +107,7 @@ class Supervised(Objective):
 
     def forward(self, views_MNCHW: Tensor, tokens_NT: Tensor, labels_N: Tensor) -> Losses:
         """Total and cross entropy are the same; the mean over this rank's views, of which every rank has equally many."""
-        features_BF = self.towers.trunk(views_MNCHW.flatten(0, 1))
+        features_BF = self.towers.embed_images(views_MNCHW.flatten(0, 1))
         class_N = self.classes_L[torch.searchsorted(self.labels_L, labels_N)]
         with torch.autocast(views_MNCHW.device.type, enabled=False):
             logits_BK = self.classifier(features_BF.float())

@@ -19,6 +19,7 @@ FAILURE_KEY = "failure.json"
 METRICS_KEY = "metrics.jsonl"
 TOKENIZER_KEY = "tokenizer.json"
 WEIGHTS_NAME = "weights.safetensors"
+AVERAGE_NAME = "average.safetensors"
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,14 @@ def main() -> None:
     processes = join_processes(2)
     results: dict[str, Any] = {f"zero_{stage}": _zero_stage(folder, processes, stage) for stage in range(4)}
     results["bf16"] = _run(Store(str(folder / "bf16")), processes, is_stopped=False, zero_stage=2, precision="bf16")
+    results["parts"] = {
+        stage: _run(Store(str(folder / f"parts-{stage}")), processes, is_stopped=False, zero_stage=stage, accumulation_steps=3)
+        for stage in (1, 3)
+    }
+    results["average"] = [
+        _run(Store(str(folder / f"average-{is_stopped}")), processes, is_stopped=is_stopped, zero_stage=2, ema_decay=0.3)
+        for is_stopped in (False, True)
+    ]
     results["other_world"] = _other_world(folder, processes)
     results["foreign_pickle"] = _foreign_pickle(folder / str(processes.rank))
     results["divergence"] = _divergence(folder, processes)

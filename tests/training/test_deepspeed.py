@@ -63,6 +63,21 @@ def test_zero_stages_give_the_same_loss_curve(results: dict[str, Any], stage: in
     assert other["engine"] == f"deepspeed-zero-{stage}"
 
 
+@pytest.mark.parametrize("stage", [1, 3])
+def test_accumulating_is_the_big_batch(results: dict[str, Any], stage: int) -> None:
+    parts, whole = results["parts"][str(stage)], results[f"zero_{stage}"]["whole"]
+    assert parts["losses"] == pytest.approx(whole["losses"], rel=1e-4)
+    assert parts["norms"] == pytest.approx(whole["norms"], rel=1e-3)
+
+
+def test_the_average_of_the_weights_continues_bit_for_bit(results: dict[str, Any]) -> None:
+    whole, stopped = results["average"]
+    assert stopped["weights"] == whole["weights"]
+    assert whole["losses"] == results["zero_2"]["whole"]["losses"]
+    assert whole["weights"] != results["zero_2"]["whole"]["weights"]
+    assert "average.safetensors" in whole["files"]
+
+
 def test_two_processes_are_one_with_the_same_batch(results: dict[str, Any], store: Store) -> None:
     plan = tiny_run(store)
     train_alone(store, plan)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import ALONE, StopAfter, tiny_run, train_alone
+from tiny_training import ALONE, TINY, StopAfter, tiny_run, train_alone
 
-from stablerep.errors import CheckpointError, DivergenceError, Preempted
-from stablerep.stages.pretrain_run import RunConfig
+from stablerep.errors import CheckpointError, ConfigError, DivergenceError, Preempted
+from stablerep.stages.pretrain_run import RunConfig, decisive_settings
 from stablerep.store import Store
 from stablerep.training import loop
 from stablerep.training.engine import TorchEngine
@@ -124,6 +124,32 @@ def test_other_settings_do_not_continue_this_run(undisturbed: Undisturbed, store
 def test_what_decides_nothing_is_not_in_the_key(undisturbed: Undisturbed, changed: dict[str, int]) -> None:
     done_store, plan, _ = undisturbed
     assert tiny_run(done_store, **changed).run_key == plan.run_key
+
+
+def test_settings_that_came_later_leave_the_keys_of_earlier_runs(undisturbed: Undisturbed) -> None:
+    """The digest of a run's settings as they were first; a change of it makes every stored run start anew."""
+    _, plan, _ = undisturbed
+    names = {"objective", "ema_decay", "accumulation_steps"}
+    assert names & set(decisive_settings(plan.pretrain)) == set()
+    assert set(decisive_settings(replace(plan.pretrain, accumulation_steps=2, ema_decay=0.9, text_weight=0.0, objective="simclr"))) >= names
+
+
+def test_accumulating_is_the_big_batch(undisturbed: Undisturbed, store: Store) -> None:
+    done_store, plan, _ = undisturbed
+    parts = tiny_run(store, accumulation_steps=5)
+    train_alone(store, parts)
+    curves = [
+        [value for _, value in series(read_history(kept.at(run.prefix), METRICS_KEY), "stablerep_training_loss", term="total")]
+        for kept, run in ((done_store, plan), (store, parts))
+    ]
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+    assert parts.run_key != plan.run_key
+
+
+@pytest.mark.parametrize("steps", [0, 13])
+def test_no_more_parts_than_captions(steps: int) -> None:
+    with pytest.raises(ConfigError, match=rf"pretrain\.accumulation_steps: expected 1 to 12 \(captions of a process\), found {steps}"):
+        replace(TINY, accumulation_steps=steps)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_captions(store: Store) -> None:
