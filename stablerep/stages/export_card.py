@@ -76,9 +76,7 @@ def model_card(origin: Origin, model: ModelRef) -> str:
         "Optimiser": f"AdamW, ZeRO stage {pretrain.zero_stage}, {pretrain.num_processes} processes, {pretrain.precision}",
     }
     if pretrain.ema_decay:
-        facts["Weights"] = (
-            f"exponential moving average over the steps, decay {pretrain.ema_decay:g}; the losses are of the weights it averages"
-        )
+        facts["Weights"] = f"exponential moving average, decay {pretrain.ema_decay:g}; the losses are of the weights it averages"
     facts |= {name.replace("_", " ").capitalize(): f"{value:.4f}" for name, value in sorted(origin.checkpoint.metrics.items())}
     facts |= {f"Data set: {name.replace('_', ' ')}": f"{value:.4g}" for name, value in sorted(dataset.quality.items())}
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
