@@ -206,3 +206,5 @@ _SOURCES = {
         "sklearn",
     ),
 }
+
+PACKAGED_NAMES = frozenset(_SOURCES)

@@ -41,7 +41,7 @@ class CaptionsConfig:
 class GeneratorConfig:
     """generator: which diffusers text-to-image model, and how the embedded one is fitted anew."""
 
-    model: str = "embedded:mnist"  # embedded:<name>, a local folder, a URI, or a hub id
+    model: str = "embedded:mnist"  # embedded:<name>, a local folder, a URI, a hub id, or real:<name or folder of images>
     revision: str = ""
     licence: str = ""  # what the user accepts; empty: as the model's folder says
     fit: bool = False
@@ -53,6 +53,7 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         _check(bool(self.model), "generator.model: expected a path, a URI, a hub id or embedded:<name>, found an empty string")
+        _check(not (self.fit and self.model.startswith("real:")), f"generator.fit=true: expected a model to fit, found {self.model}")
         _check(self.fit_num_steps >= 1 and self.fit_num_vae_steps >= 1, "generator.fit_num_steps: expected 1 or more")
 
 

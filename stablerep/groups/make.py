@@ -23,7 +23,7 @@ from stablerep.records import Caption
 from stablerep.shards.group import ImageGroup
 
 SPEC_VERSION = 1  # raised when the same settings would give other images
-MIN_IMAGES = 2  # below, an image of the group has no positive
+MIN_IMAGES = 2  # below, an image of the group has no positive (where a group shall have only one, one is enough)
 NUM_ENCODERS = 4
 
 OnImages = Callable[[dict[str, int]], None]
@@ -41,17 +41,19 @@ _SPEC_KEYS = (
     "image_quality",
     "max_retries_per_image",
 )
+_REAL_KEYS = ("images_per_caption", "noise_seed", "stored_size_px", "image_format", "image_quality", "max_retries_per_image")
 
 
-def spec(settings: Mapping[str, Any]) -> dict[str, Any]:
+def spec(settings: Mapping[str, Any], *, is_real: bool = False) -> dict[str, Any]:
     """Of the settings of `generate`, those that decide what the images are; the dataset id is made of them.
 
     Device and batch size are left out: they say how the work is done, and move an image by a grey level at most.
 
     Args:
         settings: the fields of the `generate` configuration by name.
+        is_real: the images are looked up, not sampled.
     """
-    chosen = {key: settings[key] for key in _SPEC_KEYS}
+    chosen = {key: settings[key] for key in (_REAL_KEYS if is_real else _SPEC_KEYS)}
     if chosen["image_format"] == "png":
         del chosen["image_quality"]  # lossless: it changes nothing
     thresholds = {"black_max": BLACK_MAX, "constant_std": CONSTANT_STD, "duplicate_difference": DUPLICATE_DIFFERENCE}
@@ -85,7 +87,7 @@ def make_shard(
         The groups and the number of images by verdict; `missing` counts images that stayed bad and are left out of their group.
 
     Raises:
-        DataError: a group has fewer than 2 good images when the retries are used up.
+        DataError: a group has fewer than 2 good images (fewer than 1 of 1) when the retries are used up.
     """
     drafts = [_Draft(caption, images_per_caption) for caption in captions]
     counts = Counter[str]()
@@ -160,10 +162,11 @@ class _Draft:
         return verdict
 
     def check(self, max_retries: int) -> None:
-        if self.num_good < MIN_IMAGES:
+        expected = min(MIN_IMAGES, self._num_wanted)
+        if self.num_good < expected:
             found = ", ".join(f"{number} {verdict}" for verdict, number in sorted(self._failures.items()))
             raise DataError(
-                f"caption {self.caption.caption_id} ({self.caption.text[:60]!r}): expected {MIN_IMAGES} good images or more, found "
+                f"caption {self.caption.caption_id} ({self.caption.text[:60]!r}): expected {expected} good images or more, found "
                 f"{self.num_good} after {max_retries} retries of each ({found}); try dtype fp32, another scheduler or more steps, look "
                 "at the generator, or remove the caption"
             )

@@ -34,6 +34,8 @@ from stablerep.store import Store
 
 log = logging.getLogger("stablerep")
 
+REAL = "real:"  # before a data set of images: nothing is generated (`groups.real`)
+
 _HUB_FILES = [INDEX_FILE, CARD_FILE, "*/*.json", "*/*.txt", "*/*.model", "*/*.jinja", "*/*.safetensors"]
 _HUB_IGNORED = ["safety_checker/*", "*.fp16.*", "*.non_ema.*", "*.bf16.*"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -95,6 +97,11 @@ def locate_generator(reference: GeneratorRef, store: Store, cache_folder: Path |
             "generator ran: run that stage again, or put the model back"
         )
     return folder
+
+
+def is_real(uri: str) -> bool:
+    """Whether a model's name or the URI of its record means real images instead of a model."""
+    return uri.startswith(REAL)
 
 
 def default_cache() -> Path:

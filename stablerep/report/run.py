@@ -85,7 +85,8 @@ def _tiles(run: Run) -> list[tuple[str, str]]:
     dataset, evaluation, verification = run.record("commit"), run.record("probe"), run.record("verify")
     tiles: list[tuple[str, str]] = []
     if dataset:
-        tiles += [("captions", f"{dataset['num_groups']:,}"), ("synthetic images", f"{dataset['num_images']:,}")]
+        made = "real" if run.record("generator").get("uri", "").startswith("real:") else "synthetic"
+        tiles += [("captions", f"{dataset['num_groups']:,}"), (f"{made} images", f"{dataset['num_images']:,}")]
     if evaluation:
         tiles.append(("linear probe on real images", f"{100 * evaluation['headline']:.1f} %"))
     if verification:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stablerep.errors import DataError
 from stablerep.records import DatasetRef, GeneratorRef, LaneReport, PromptSet
@@ -103,12 +103,18 @@ def _contact_sheet(stage: Stage, dataset: DatasetRef, prompt_set: PromptSet, gen
         "images": f"{dataset.num_images} ({dataset.images_per_caption} a caption)",
         "generator": f"{generator.pipeline_class} {generator.generator_id}",
         "licence": generator.licence,
-        "sampler": f"{sampler['scheduler']}, {sampler['num_inference_steps']} steps, guidance {sampler['guidance']}",
+        "sampler": _sampler_words(sampler),
         **{name.replace("_", " "): f"{value:.4f}" for name, value in dataset.quality.items()},
     }
     chosen = (groups.group(position) for position in spread(dataset.num_groups, SHEET_GROUPS))
     stage.store.write(key, contact_sheet_html(chosen, title=f"Image groups of {dataset.dataset_id}", facts=facts))
     return key
+
+
+def _sampler_words(sampler: dict[str, Any]) -> str:
+    if "scheduler" not in sampler:
+        return f"real images of each caption's class, seed {sampler['noise_seed']}"
+    return f"{sampler['scheduler']}, {sampler['num_inference_steps']} steps, guidance {sampler['guidance']}"
 
 
 def spread(num_groups: int, count: int) -> list[int]:
@@ -139,7 +145,7 @@ def _rows(stage: Stage, dataset: DatasetRef) -> Iterator["GroupRow"]:
     from stablerep.shards.read import GroupDataset
 
     groups = GroupDataset(stage.store, dataset, verify=False)
-    guidance = float(read_spec(stage.store, dataset.dataset_id)["sampler"]["guidance"])
+    guidance = float(read_spec(stage.store, dataset.dataset_id)["sampler"].get("guidance", 0.0))  # real images were not guided
     for position in range(groups.num_groups):
         caption = groups.caption(position)
         shard_index = int(groups.shard_name(position).partition(".")[0])

@@ -7,8 +7,25 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from stablerep.config.schema import PretrainConfig
+from stablerep.groups.resolve import is_real
 from stablerep.records import CheckpointRef, GeneratorRef, ModelRef
 from stablerep.stages.pretrain_run import RunConfig, decisive_settings
+
+_LEARNT = {
+    "multi_positive": "learnt that several images of a caption belong together (StableRep).",
+    "simclr": "learnt that two views of an image belong together, whatever its caption (SimCLR, a baseline).",
+    "clip": "learnt which caption an image belongs to (CLIP, a baseline).",
+    "supervised": "learnt the classes of captions from their images (supervised, a baseline).",
+}
+_SAW = {
+    "synthetic": "Its images were made from captions by a text-to-image model; it saw no real image.",
+    "real": "Its images are real training images, chosen by the classes of captions; no image was made by a model.",
+}
+_INHERITS = {
+    "synthetic": "The encoder knows what its generator can draw and inherits the generator's biases and the terms of its licence.",
+    "real": "The encoder inherits the biases of its images and the terms of their licence.",
+}
 
 
 @dataclass(frozen=True)
@@ -19,6 +36,17 @@ class Origin:
     generator: GeneratorRef
     checkpoint: CheckpointRef
     captions_sha256: str
+
+
+def _objective_words(pretrain: PretrainConfig) -> str:
+    text = f" + {pretrain.text_weight:g} x image-text" if pretrain.text_weight else ""
+    words = {
+        "multi_positive": f"multi-positive contrastive{text}, temperature {pretrain.temperature:g} (arXiv 2306.00984)",
+        "simclr": f"SimCLR's NT-Xent, temperature {pretrain.temperature:g} (arXiv 2002.05709)",
+        "clip": "CLIP's image-text loss (arXiv 2103.00020)",
+        "supervised": "cross entropy of the captions' classes",
+    }
+    return words[pretrain.objective]
 
 
 def training_facts(origin: Origin) -> dict[str, Any]:
@@ -62,17 +90,18 @@ def lineage_json(origin: Origin, model: ModelRef) -> str:
 def model_card(origin: Origin, model: ModelRef) -> str:
     """The card as Markdown."""
     pretrain, dataset, generator = origin.plan.pretrain, origin.plan.dataset, origin.generator
-    objective = "multi-positive contrastive" + (f" + {pretrain.text_weight:g} x image-text" if pretrain.text_weight else "")
+    made = "real" if is_real(generator.uri) else "synthetic"
     facts = {
         "Encoder": f"{model.architecture}, {model.size_px} px, {model.embedding_dim} features (CLS token)",
         "Text tower": "yes: captions and images share a space" if model.has_text else "no",
-        "Objective": f"{objective}, temperature {pretrain.temperature:g} (arXiv 2306.00984)",
-        "Training images": f"{dataset.num_images:,} synthetic images of {dataset.num_groups:,} captions (`{dataset.dataset_id}`)",
+        "Objective": _objective_words(pretrain),
+        "Training images": f"{dataset.num_images:,} {made} images of {dataset.num_groups:,} captions (`{dataset.dataset_id}`)",
         "Captions": f"`{dataset.prompt_set_id}`",
         "Generator": f"`{generator.generator_id}` ({generator.pipeline_class}, revision {generator.revision or 'none'})",
         "Licence of the generator": generator.licence or "not stated",
         "Recipe": f"`{origin.plan.recipe}`, run `{origin.plan.run_key}`",
-        "Steps": f"{origin.checkpoint.step:,} of {pretrain.captions_per_batch} captions x {pretrain.images_per_caption} images",
+        "Steps": f"{origin.checkpoint.step:,} of {pretrain.captions_per_batch} captions x {pretrain.images_per_caption} images"
+        + (f" x {pretrain.views_per_image} views" if pretrain.views_per_image > 1 else ""),
         "Optimiser": f"AdamW, ZeRO stage {pretrain.zero_stage}, {pretrain.num_processes} processes, {pretrain.precision}",
     }
     if pretrain.ema_decay:
@@ -83,15 +112,14 @@ def model_card(origin: Origin, model: ModelRef) -> str:
     settings = json.dumps(decisive_settings(pretrain), indent=1, sort_keys=True)
     return f"""# {model.model_id}
 
-A vision encoder that learnt from synthetic images only: several images of each caption, made by a text-to-image model, are each other's
-positives. It saw no real image. The losses are means over the last tenth of the training.
+A vision encoder that {_LEARNT[pretrain.objective]} {_SAW[made]} The losses are means over the last tenth of the training.
 
 | | |
 |---|---|
 {rows}
 
 Images are prepared as `preprocessor.json` says; `SHA256SUMS` lists every file (`sha256sum -c SHA256SUMS`); `lineage.json` names what this
-model was made from. The encoder knows what its generator can draw and inherits the generator's biases and the terms of its licence.
+model was made from. {_INHERITS[made]}
 How good it is, is measured by probes on real images and kept with the evaluations of this model id.
 
 ## Settings

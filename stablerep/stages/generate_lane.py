@@ -8,20 +8,17 @@ import dataclasses
 import logging
 import time
 from functools import cached_property
-from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import Any
 
 from stablerep.captions.prompt_set import lane_shards, read_prompt_set, shard_captions
 from stablerep.groups.lane import LaneWork, Overtaken
 from stablerep.groups.make import make_shard, spec
-from stablerep.groups.resolve import locate_generator
+from stablerep.groups.resolve import is_real
 from stablerep.records import Caption, GeneratorRef, LaneReport, PromptSet, ShardRecord
 from stablerep.shards.dataset import commit_shard, find_shard, write_spec
 from stablerep.stages.context import Stage
+from stablerep.stages.generate_sampler import OpenSampler, open_sampler
 from stablerep.telemetry.reporter import Progress
-
-if TYPE_CHECKING:
-    from stablerep.groups.diffusers_sampler import DiffusersSampler
 
 log = logging.getLogger("stablerep")
 
@@ -33,8 +30,12 @@ class LaneRun:
         self.stage, self.prompt_set, self.generator, self.lane = stage, prompt_set, generator, lane
         self.settings, self.report = stage.recipe.generate, stage.reporter.report
         self.own = lane_shards(prompt_set.num_shards, prompt_set.num_lanes, lane)
-        self.dataset_id = write_spec(stage.store, prompt_set, generator, spec(dataclasses.asdict(self.settings)))
+        self.dataset_id = write_spec(stage.store, prompt_set, generator, self.spec())
         self.num_made, self.started_at = 0, time.monotonic()
+
+    def spec(self) -> dict[str, Any]:
+        """What decides the images."""
+        return spec(dataclasses.asdict(self.settings), is_real=is_real(self.generator.uri))
 
     @cached_property
     def captions(self) -> list[Caption]:
@@ -42,27 +43,9 @@ class LaneRun:
         return read_prompt_set(self.stage.store, self.prompt_set)
 
     @cached_property
-    def sampler(self) -> "DiffusersSampler":
-        """The loaded model."""
-        import torch
-
-        from stablerep.groups.diffusers_sampler import DiffusersSampler
-
-        settings = self.settings
-        sampler = DiffusersSampler(
-            locate_generator(self.generator, self.stage.store),
-            scheduler=settings.scheduler,
-            num_inference_steps=settings.num_inference_steps,
-            guidance=settings.guidance,
-            negative_prompt=settings.negative_prompt,
-            noise_seed=settings.noise_seed,
-            dtype=settings.dtype,
-            device=settings.device,
-            size_px=settings.stored_size_px,
-        )
-        if sampler.device.type == "cpu":
-            torch.set_num_threads(1)  # lanes are processes; more threads also cost bit-equality between machines
-        return sampler
+    def sampler(self) -> OpenSampler:
+        """The loaded model, or the real images."""
+        return open_sampler(self.settings, self.generator, self.stage.store, self.captions)
 
     def run(self) -> LaneReport:
         """Make what is missing; the records of this lane's shards are there at the end."""
@@ -109,7 +92,7 @@ class LaneRun:
 
         try:
             groups, counts = make_shard(
-                self.sampler,
+                self.sampler.sampler,
                 shard_captions(self.captions, self.prompt_set.num_shards, index),
                 images_per_caption=settings.images_per_caption,
                 batch_size=settings.batch_size,
@@ -142,5 +125,4 @@ class LaneRun:
 
     def producer(self) -> dict[str, str]:
         """Who made a shard; kept in its record, no part of any id."""
-        versions = {name: version(name) for name in ("torch", "diffusers")}
-        return {"lane": str(self.lane), "device": str(self.sampler.device), "batch_size": str(self.settings.batch_size), **versions}
+        return {"lane": str(self.lane), "batch_size": str(self.settings.batch_size), **self.sampler.producer}

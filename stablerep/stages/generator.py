@@ -1,7 +1,8 @@
 """generator: resolve and verify the text-to-image model, or fit the embedded one anew; run again, it finds the same model.
 
 With `generator.fit=true` the fitted model is kept in the store under an id made of data, seed and step counts; a fit that was killed
-continues from its last checkpoint. Nothing heavy is imported unless there is something to fit.
+continues from its last checkpoint. `generator.model=real:<data>` makes groups of real training images instead: then the record is theirs.
+Nothing heavy is imported unless there is something to fit.
 """
 
 import shlex
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from stablerep.config.schema import GeneratorConfig
 from stablerep.groups.model_folder import INDEX_FILE
-from stablerep.groups.resolve import default_cache, resolve_generator
+from stablerep.groups.resolve import default_cache, is_real, resolve_generator
 from stablerep.identity import content_id
 from stablerep.records import GeneratorRef
 from stablerep.stages.context import Stage, open_stage
@@ -30,8 +31,13 @@ def run(recipe: str, overrides: str, store: str) -> GeneratorRef:
     """
     with open_stage("generator", recipe, overrides, store) as stage:
         config = stage.recipe.generator
-        model = _fitted_model(stage, config, overrides) if config.fit else config.model
-        _, reference = resolve_generator(model, config.revision, config.licence, stage.store)
+        if is_real(config.model):
+            from stablerep.groups.real import resolve_real
+
+            reference = resolve_real(config.model, config.licence)
+        else:
+            model = _fitted_model(stage, config, overrides) if config.fit else config.model
+            _, reference = resolve_generator(model, config.revision, config.licence, stage.store)
         stage.reporter.report("stablerep_run_info", 1, stage="generator", id=reference.generator_id)
         return reference
 

@@ -110,6 +110,6 @@ class Supervised(Objective):
         features_BF = self.towers.embed_images(views_MNCHW.flatten(0, 1))
         class_N = self.classes_L[torch.searchsorted(self.labels_L, labels_N)]
         with torch.autocast(views_MNCHW.device.type, enabled=False):
-            logits_BK = self.classifier(features_BF.float())
+            logits_BK = self.classifier(features_BF.to(self.classifier.weight.dtype))
             image = functional.cross_entropy(logits_BK, class_N.repeat(views_MNCHW.shape[0]))
         return image, image, torch.zeros_like(image)

@@ -2,25 +2,37 @@
 
 import hashlib
 import io
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
+from stablerep.captions.prompt_set import write_prompt_set
 from stablerep.records import Caption, DatasetRef, GeneratorRef, PromptSet
 from stablerep.shards.dataset import commit_shard, write_manifest, write_spec
 from stablerep.shards.group import ImageGroup
 from stablerep.store import Store
 
 GENERATOR = GeneratorRef("generator-tiny", "file:///nowhere", "BlobPainter", "0" * 64, "1", "CC0-1.0", 16)
+CLASSES = ("redder", "greener", "bluer")
 _WORDS = ("red", "green", "blue", "small", "large", "round", "far", "near")
 
 
-def tiny_dataset(store: Store, *, num_groups: int = 12, images_per_caption: int = 4, size_px: int = 16, num_shards: int = 2) -> DatasetRef:
-    """Commit `num_groups` groups in `num_shards` shards; the same arguments give the same bytes."""
+def tiny_dataset(
+    store: Store, *, num_groups: int = 12, images_per_caption: int = 4, size_px: int = 16, num_shards: int = 2, has_classes: bool = False
+) -> DatasetRef:
+    """Commit `num_groups` groups in `num_shards` shards; the same arguments give the same bytes.
+
+    With `has_classes` the captions are kept too, each with the name of its blob's strongest colour; else they are kept elsewhere.
+    """
     prompt_set = PromptSet("prompts-tiny", store.uri_of("captions/prompts-tiny"), "1" * 64, num_groups, num_shards, 1, {"kept": num_groups})
     spec = {"images_per_caption": images_per_caption, "size_px": size_px, "num_groups": num_groups}
-    identity = write_spec(store, prompt_set, GENERATOR, spec)
     groups = [_group(number, images_per_caption, size_px) for number in range(num_groups)]
+    if has_classes:
+        labels = [CLASSES[int(_look(number, size_px)[1].argmax())] for number in range(num_groups)]
+        captions = [replace(group.caption, metadata={"label": label}) for group, label in zip(groups, labels, strict=True)]
+        prompt_set = write_prompt_set(store, captions, {}, captions_per_shard=-(-num_groups // num_shards), num_lanes=1)
+    identity = write_spec(store, prompt_set, GENERATOR, spec)
     for shard in range(num_shards):
         mine = groups[shard * num_groups // num_shards : (shard + 1) * num_groups // num_shards]
         counts = {"good": sum(len(group.images) for group in mine)}
@@ -31,9 +43,14 @@ def tiny_dataset(store: Store, *, num_groups: int = 12, images_per_caption: int 
 def _group(number: int, num_images: int, size_px: int) -> ImageGroup:
     text = f"{_WORDS[number % len(_WORDS)]} blob number {number}"
     caption = Caption(hashlib.sha256(text.encode()).hexdigest()[:16], text)
-    generator = np.random.default_rng(number)
-    middle, colour = generator.uniform(0.2, 0.8, size=2) * size_px, generator.uniform(80, 255, size=3)
+    middle, colour = _look(number, size_px)
     return ImageGroup(caption, tuple(_png(middle, colour, size_px, number * 100 + image) for image in range(num_images)), "png")
+
+
+def _look(number: int, size_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """Middle and colour of a caption's blobs."""
+    generator = np.random.default_rng(number)
+    return generator.uniform(0.2, 0.8, size=2) * size_px, generator.uniform(80, 255, size=3)
 
 
 def _png(middle: np.ndarray, colour: np.ndarray, size_px: int, seed: int) -> bytes:

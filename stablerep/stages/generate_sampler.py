@@ -1,0 +1,62 @@
+"""What a lane takes its images from: a text-to-image model, or real images of the captions' classes. Loaded when a lane has work."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from stablerep.captions.prompt_set import LABEL
+from stablerep.config.schema import GenerateConfig
+from stablerep.groups.real import RealSampler, locate_real
+from stablerep.groups.resolve import is_real, locate_generator
+from stablerep.groups.sampler import ImageSampler
+from stablerep.records import Caption, GeneratorRef
+from stablerep.store import Store
+
+
+@dataclass(frozen=True)
+class OpenSampler:
+    """A sampler, and who it is: kept in the records of shards, no part of any id."""
+
+    sampler: ImageSampler
+    producer: dict[str, str]
+
+
+def open_sampler(settings: GenerateConfig, generator: GeneratorRef, store: Store, captions: Sequence[Caption]) -> OpenSampler:
+    """Load what makes the images.
+
+    Args:
+        settings: of `generate`.
+        generator: record of stage generator.
+        store: of the run.
+        captions: of the prompt set; real images are chosen by their classes.
+
+    Raises:
+        ConfigError: settings that the model or this machine does not have.
+        DataError: the model, or the images, are not those of the record.
+    """
+    if is_real(generator.uri):
+        class_of = {caption.caption_id: str(caption.metadata[LABEL]) for caption in captions if LABEL in caption.metadata}
+        images = RealSampler(locate_real(generator), class_of, noise_seed=settings.noise_seed, size_px=settings.stored_size_px)
+        return OpenSampler(images, {"device": "cpu", "pillow": version("pillow")})
+    return _model_sampler(settings, generator, store)
+
+
+def _model_sampler(settings: GenerateConfig, generator: GeneratorRef, store: Store) -> OpenSampler:
+    import torch
+
+    from stablerep.groups.diffusers_sampler import DiffusersSampler
+
+    sampler = DiffusersSampler(
+        locate_generator(generator, store),
+        scheduler=settings.scheduler,
+        num_inference_steps=settings.num_inference_steps,
+        guidance=settings.guidance,
+        negative_prompt=settings.negative_prompt,
+        noise_seed=settings.noise_seed,
+        dtype=settings.dtype,
+        device=settings.device,
+        size_px=settings.stored_size_px,
+    )
+    if sampler.device.type == "cpu":
+        torch.set_num_threads(1)  # lanes are processes; more threads also cost bit-equality between machines
+    return OpenSampler(sampler, {"device": str(sampler.device)} | {name: version(name) for name in ("torch", "diffusers")})

@@ -1,0 +1,85 @@
+"""Tiny objectives on a fixed batch, alone and as one of two gloo ranks: `python objective_worker.py FOLDER` with torchrun's variables."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stablerep.distributed import SyncBatchNorm1d, current_world, start, stop
+from stablerep.models import HeadSpec, ModelSpec, TextSpec, TrunkSpec, build_two_tower
+from stablerep.training.objective import MultiPositive, Objective
+from stablerep.training.objective_baselines import Clip, SimClr, Supervised
+
+TRUNK = TrunkSpec("vit_tiny_patch16_224", size_px=16, patch_px=8, width=16, depth=1, num_heads=2, mlp_ratio=2.0)
+HEAD = HeadSpec(num_layers=2, hidden_dim=12, out_dim=6)
+TEXT = TextSpec(vocabulary_size=20, eot_id=19, context_length=6, width=16, depth=1, num_heads=2, out_dim=8, projection="mlp")
+LABELS, CLASSES = [50, 7, 31, 12, 99, 4], [0, 2, 1, 2, 0, 1]
+VIEWS = {"multi_positive": 3, "simclr": 4, "clip": 1, "supervised": 2}
+TIMEOUT_SECONDS = 240
+
+
+def baseline(name: str) -> Any:
+    """An objective over towers of a fixed seed, in training mode."""
+    spec = ModelSpec(TRUNK, HEAD, TEXT if name in ("clip", "multi_positive") else None, name in ("multi_positive", "simclr"))
+    towers = build_two_tower(spec, batch_norm=SyncBatchNorm1d, seed=3)
+    if name == "multi_positive":
+        objective: Objective = MultiPositive(towers, image_weight=1.0, text_weight=0.5, temperature=0.2)
+    elif name == "supervised":
+        objective = Supervised(towers, labels=LABELS, classes=CLASSES, num_classes=3, seed=1)
+    else:
+        objective = SimClr(towers, temperature=0.2) if name == "simclr" else Clip(towers)
+    return objective.train()
+
+
+def batch(num_views: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Views, tokens and labels of six captions."""
+    generator = torch.Generator().manual_seed(num_views)
+    tokens_NT = torch.randint(1, 18, (6, 6), generator=generator)
+    tokens_NT[:, 4] = 19
+    return torch.randn(num_views, 6, 3, 16, 16, generator=generator), tokens_NT, torch.tensor(LABELS)
+
+
+def outcome(name: str, rank: int, world_size: int) -> dict[str, torch.Tensor]:
+    """Loss and gradients of this rank's captions, in double precision."""
+    objective = baseline(name).double()
+    views, tokens, labels = batch(VIEWS[name])
+    own = slice(rank * 6 // world_size, (rank + 1) * 6 // world_size)
+    total, _, _ = objective(views[:, own].double(), tokens[own], labels[own])
+    total.backward()
+    gradients = {key: parameter.grad for key, parameter in objective.named_parameters() if parameter.grad is not None}
+    return {"loss": total.detach()} | gradients
+
+
+def run_ranks(folder: Path) -> list[dict[str, Any]]:
+    """What two processes found, in rank order."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    root, processes = Path(__file__).parents[2], []
+    for rank in range(2):
+        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = os.environ | {key: str(value) for key, value in places.items()} | {"PYTHONPATH": str(root)}
+        with (folder / f"{rank}.log").open("wb") as log:
+            command = [sys.executable, __file__, str(folder)]
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+    try:
+        for rank, process in enumerate(processes):
+            assert process.wait(TIMEOUT_SECONDS) == 0, (folder / f"{rank}.log").read_text()
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    start("cpu", timeout_seconds=120)
+    world = current_world()
+    torch.save({name: outcome(name, world.rank, world.world_size) for name in VIEWS}, Path(sys.argv[1]) / f"{world.rank}.pt")
+    stop()
