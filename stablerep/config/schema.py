@@ -163,6 +163,8 @@ class PretrainConfig:
     precision: Literal["fp32", "bf16"] = "bf16"
     ema_decay: float = 0.0  # above 0: what is exported is the exponential moving average of the weights
     accumulation_steps: int = 1  # parts of a process's batch that go through the towers one after the other; negatives stay those of all
+    is_activation_checkpointed: bool = False  # the trunk forgets activations and computes them again: less memory, a third more time
+    is_compiled: bool = False  # torch.compile of the trunk: a minute at the start, then faster
     zero_stage: int = 1
     num_processes: int = 2
     num_nodes: int = 1
@@ -199,6 +201,11 @@ class PretrainConfig:
         _check(
             not self.ema_decay or self.zero_stage < 3 or self.num_processes == 1,
             "pretrain.ema_decay: expected whole weights on every process, found zero_stage=3, which cuts them; set pretrain.zero_stage=2",
+        )
+        _check(
+            not self.is_compiled or self.zero_stage < 3 or self.num_processes == 1,
+            "pretrain.is_compiled: expected whole weights on every process, found zero_stage=3, which fetches them in between; "
+            "set pretrain.zero_stage=2",
         )
         most = self.captions_per_batch // self.num_processes
         _check(

@@ -5,7 +5,7 @@ from stablerep.models.folder import Encoder, add_files, load_encoder, save_encod
 from stablerep.models.heads import ProjectionHead
 from stablerep.models.preprocess import Preprocessor, default_preprocessor, normalisation
 from stablerep.models.text import TextTower
-from stablerep.models.trunk import build_trunk
+from stablerep.models.trunk import build_trunk, compile_trunk
 from stablerep.models.two_tower import HeadSpec, ModelSpec, TextSpec, TrunkSpec, TwoTower, TwoTowerOutput, build_two_tower, num_features
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "add_files",
     "build_trunk",
     "build_two_tower",
+    "compile_trunk",
     "default_preprocessor",
     "load_encoder",
     "normalisation",

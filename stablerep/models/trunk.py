@@ -6,6 +6,7 @@ Dimension key: B images, H x W pixels, F trunk features. The features of an imag
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import difflib
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -60,6 +61,19 @@ def build_trunk(
     if is_checkpointed:
         trunk.set_grad_checkpointing(True)
     return cast("nn.Module", trunk)
+
+
+def compile_trunk(trunk: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Have torch compile the trunk at its first call, in place; names of weights stay.
+
+    The text tower and the heads stay as they are: they are small, and their checks and collectives would break the graph. The last digits
+    differ from those of the trunk as it was.
+
+    Args:
+        trunk: what `build_trunk` made.
+        backend: of torch.compile; inductor needs a C++ compiler (on a GPU, Triton) and about a minute at the first call.
+    """
+    trunk.compile(backend=backend)
 
 
 def _create(architecture: str, arguments: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from stablerep.batches.tokenize import CaptionTokenizer, build_tokenizer
 from stablerep.config.schema import PretrainConfig
 from stablerep.distributed import SyncBatchNorm1d
 from stablerep.identity import canonical_json
-from stablerep.models import HeadSpec, ModelSpec, TextSpec, TrunkSpec, build_two_tower, normalisation
+from stablerep.models import HeadSpec, ModelSpec, TextSpec, TrunkSpec, build_two_tower, compile_trunk, normalisation
 from stablerep.shards.read import GroupDataset
 from stablerep.stages.pretrain_objective import caption_classes, choose_objective
 from stablerep.stages.pretrain_run import MODEL_KEY, RunConfig
@@ -104,7 +104,15 @@ def model_spec(pretrain: PretrainConfig, tokenizer: CaptionTokenizer | None) -> 
 
 def build_objective(pretrain: PretrainConfig, spec: ModelSpec, classes: CaptionClasses | None = None) -> Objective:
     """The towers and their losses, with weights that the seed decides; `classes` of the captions for supervised training."""
-    towers = build_two_tower(spec, batch_norm=SyncBatchNorm1d, seed=pretrain.seed, num_chunks=pretrain.accumulation_steps)
+    towers = build_two_tower(
+        spec,
+        batch_norm=SyncBatchNorm1d,
+        seed=pretrain.seed,
+        is_checkpointed=pretrain.is_activation_checkpointed,
+        num_chunks=pretrain.accumulation_steps,
+    )
+    if pretrain.is_compiled:
+        compile_trunk(towers.trunk)
     return choose_objective(pretrain, towers, classes)
 
 

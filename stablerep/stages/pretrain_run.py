@@ -22,10 +22,17 @@ CURVES_KEY = "curves.html"
 LEASH_VARIABLE = "STABLEREP_LEASH"
 
 # Where and how long it runs, what is kept: these do not change a digit of the result.
-_UNDECISIVE = ("num_nodes", "num_workers", "checkpoint_every_steps", "num_checkpoints_kept", "launch_timeout_seconds")
+_UNDECISIVE = (
+    "num_nodes",
+    "num_workers",
+    "checkpoint_every_steps",
+    "num_checkpoints_kept",
+    "is_activation_checkpointed",
+    "launch_timeout_seconds",
+)
 
 # Settings that came later: left out where they say what runs did before there was such a setting, so the keys of those runs stay.
-_LATER = {"objective": "multi_positive", "ema_decay": 0.0, "accumulation_steps": 1}
+_LATER = {"objective": "multi_positive", "ema_decay": 0.0, "accumulation_steps": 1, "is_compiled": False}
 
 _MIB_PER_GIB = 1024
 _CPU_PROCESS_GIB, _GPU_PROCESS_GIB = 4, 32

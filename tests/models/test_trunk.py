@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stablerep.errors import ConfigError
-from stablerep.models import build_trunk
+from stablerep.models import build_trunk, compile_trunk
 
 SMALL = {"size_px": 32, "patch_px": 8, "width": 48, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0}
 
@@ -91,3 +91,25 @@ def test_checkpointing_changes_no_gradient():
 def test_what_cannot_be_built_is_explained(architecture, changes, message):
     with pytest.raises(ConfigError, match=message):
         build_trunk(architecture, **(SMALL | changes))
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_compiled_is_the_same_function_with_the_same_names(is_checkpointed):
+    """torch.compile traces the trunk into graphs; they run as they are here, inductor takes a minute to turn them into code."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain, compiled = (small(is_checkpointed=is_checkpointed) for _ in range(2))
+    compile_trunk(compiled, backend)
+    features = [trunk(images) for trunk in (plain, compiled)]
+    assert graphs
+    torch.testing.assert_close(features[1], features[0])
+    for rows in features:
+        rows.pow(2).sum().backward()
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(compiled.get_parameter(name).grad, parameter.grad, msg=name)
+    assert list(compiled.state_dict()) == list(plain.state_dict())

@@ -119,7 +119,14 @@ def test_other_settings_do_not_continue_this_run(undisturbed: Undisturbed, store
 
 
 @pytest.mark.parametrize(
-    "changed", [{"num_workers": 3}, {"checkpoint_every_steps": 1}, {"launch_timeout_seconds": 9}, {"num_checkpoints_kept": 9}]
+    "changed",
+    [
+        {"is_activation_checkpointed": True},
+        {"num_workers": 3},
+        {"checkpoint_every_steps": 1},
+        {"launch_timeout_seconds": 9},
+        {"num_checkpoints_kept": 9},
+    ],
 )
 def test_what_decides_nothing_is_not_in_the_key(undisturbed: Undisturbed, changed: dict[str, int]) -> None:
     done_store, plan, _ = undisturbed
@@ -129,9 +136,16 @@ def test_what_decides_nothing_is_not_in_the_key(undisturbed: Undisturbed, change
 def test_settings_that_came_later_leave_the_keys_of_earlier_runs(undisturbed: Undisturbed) -> None:
     """The digest of a run's settings as they were first; a change of it makes every stored run start anew."""
     _, plan, _ = undisturbed
-    names = {"objective", "ema_decay", "accumulation_steps"}
+    names = {"objective", "ema_decay", "accumulation_steps", "is_compiled"}
     assert names & set(decisive_settings(plan.pretrain)) == set()
-    assert set(decisive_settings(replace(plan.pretrain, accumulation_steps=2, ema_decay=0.9, text_weight=0.0, objective="simclr"))) >= names
+    assert (
+        set(
+            decisive_settings(
+                replace(plan.pretrain, accumulation_steps=2, ema_decay=0.9, is_compiled=True, text_weight=0.0, objective="simclr")
+            )
+        )
+        >= names
+    )
 
 
 def test_accumulating_is_the_big_batch(undisturbed: Undisturbed, store: Store) -> None:
@@ -144,6 +158,30 @@ def test_accumulating_is_the_big_batch(undisturbed: Undisturbed, store: Store) -
     ]
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
     assert parts.run_key != plan.run_key
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_forgetting_activations_changes_no_bit(store: Store, tmp_path: Path, precision: str) -> None:
+    settings = {"precision": precision, "trunk": replace(TINY.trunk, depth=3), "num_steps": 3}
+    plain = tiny_run(store, **settings)
+    expected = _weights(store, plain, train_alone(store, plain))
+    other = Store(str(tmp_path / "other"))
+    forgetting = tiny_run(other, is_activation_checkpointed=True, **settings)
+    assert _weights(other, forgetting, train_alone(other, forgetting)) == expected
+
+
+def test_the_settings_reach_the_trunk() -> None:
+    """What torch.compile makes of the trunk is tested in tests/models with a backend that writes no code."""
+    from stablerep.stages.pretrain_parts import build_objective, model_spec
+
+    spec = model_spec(replace(TINY, text_weight=0.0), None)
+    for is_on in (False, True):
+        pretrain = replace(TINY, text_weight=0.0, is_compiled=is_on, is_activation_checkpointed=is_on)
+        trunk = build_objective(pretrain, spec).towers.trunk
+        assert (trunk._compiled_call_impl is not None) is is_on
+        assert trunk.grad_checkpointing is is_on
+    with pytest.raises(ConfigError, match=r"pretrain\.is_compiled: expected whole weights .* found zero_stage=3"):
+        replace(TINY, is_compiled=True, zero_stage=3, num_processes=2)
 
 
 @pytest.mark.parametrize("steps", [0, 13])
