@@ -1,18 +1,31 @@
 """What can be configured: one frozen dataclass per stage, validated where it is made.
 
 Defaults are the paper's where the paper has one (docs/paper.md); the recipes of `recipes.py` are differences from them. Values are
-plain JSON. Units are in the names; `num_processes` counts training processes over all nodes.
+plain JSON. Units are in the names; `num_processes` counts training processes over all nodes. What `pretrain` takes is in
+`schema_pretrain`.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stablerep.errors import ConfigError
+from stablerep.config.checks import check
+from stablerep.config.schema_pretrain import AugmentConfig, HeadConfig, PretrainConfig, TextConfig, TrunkConfig
 
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
+__all__ = [
+    "AugmentConfig",
+    "CaptionsConfig",
+    "DeployConfig",
+    "GateConfig",
+    "GenerateConfig",
+    "GeneratorConfig",
+    "HeadConfig",
+    "LaunchConfig",
+    "PretrainConfig",
+    "ProbeConfig",
+    "Recipe",
+    "TextConfig",
+    "TrunkConfig",
+]
 
 
 @dataclass(frozen=True)
@@ -30,11 +43,11 @@ class CaptionsConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _check(bool(self.source), "captions.source: expected packaged:<name> or a URI, found an empty string")
-        _check(self.num_captions >= 0, f"captions.num_captions: expected 0 (all) or more, found {self.num_captions}")
-        _check(self.captions_per_shard >= 1, f"captions.captions_per_shard: expected 1 or more, found {self.captions_per_shard}")
-        _check(1 <= self.num_lanes <= 16, f"captions.num_lanes: expected 1 to 16, found {self.num_lanes}")
-        _check(self.max_words >= 1, f"captions.max_words: expected 1 or more, found {self.max_words}")
+        check(bool(self.source), "captions.source: expected packaged:<name> or a URI, found an empty string")
+        check(self.num_captions >= 0, f"captions.num_captions: expected 0 (all) or more, found {self.num_captions}")
+        check(self.captions_per_shard >= 1, f"captions.captions_per_shard: expected 1 or more, found {self.captions_per_shard}")
+        check(1 <= self.num_lanes <= 16, f"captions.num_lanes: expected 1 to 16, found {self.num_lanes}")
+        check(self.max_words >= 1, f"captions.max_words: expected 1 or more, found {self.max_words}")
 
 
 @dataclass(frozen=True)
@@ -52,9 +65,9 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _check(bool(self.model), "generator.model: expected a path, a URI, a hub id or embedded:<name>, found an empty string")
-        _check(not (self.fit and self.model.startswith("real:")), f"generator.fit=true: expected a model to fit, found {self.model}")
-        _check(self.fit_num_steps >= 1 and self.fit_num_vae_steps >= 1, "generator.fit_num_steps: expected 1 or more")
+        check(bool(self.model), "generator.model: expected a path, a URI, a hub id or embedded:<name>, found an empty string")
+        check(not (self.fit and self.model.startswith("real:")), f"generator.fit=true: expected a model to fit, found {self.model}")
+        check(self.fit_num_steps >= 1 and self.fit_num_vae_steps >= 1, "generator.fit_num_steps: expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -77,159 +90,12 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _check(self.images_per_caption >= 1, f"generate.images_per_caption: expected 1 or more, found {self.images_per_caption}")
-        _check(self.num_inference_steps >= 1, "generate.num_inference_steps: expected 1 or more")
-        _check(self.guidance >= 0, f"generate.guidance: expected 0 or more, found {self.guidance}")
-        _check(self.batch_size >= 1, f"generate.batch_size: expected 1 or more, found {self.batch_size}")
-        _check(1 <= self.image_quality <= 100, f"generate.image_quality: expected 1 to 100, found {self.image_quality}")
-        _check(self.stored_size_px >= 8, f"generate.stored_size_px: expected 8 or more, found {self.stored_size_px}")
-
-
-@dataclass(frozen=True)
-class TrunkConfig:
-    """The timm vision transformer that is kept. Zeros mean: as the architecture says."""
-
-    architecture: str = "vit_base_patch16_224"
-    size_px: int = 224
-    patch_px: int = 0
-    width: int = 0
-    depth: int = 0
-    num_heads: int = 0
-    mlp_ratio: float = 0.0
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """The projection that is dropped after training (paper: 4096-4096-256, batch norm per view)."""
-
-    num_layers: int = 3
-    hidden_dim: int = 4096
-    out_dim: int = 256
-    norm: Literal["batch", "layer"] = "batch"
-    per_view: bool = True
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """The text tower of StableRep+ (CLIP's: width 512, 12 layers, context 77)."""
-
-    vocabulary: Literal["captions", "clip"] = "clip"
-    vocabulary_size: int = 49408
-    context_length: int = 77
-    width: int = 512
-    depth: int = 12
-    num_heads: int = 8
-    out_dim: int = 512
-    projection: Literal["linear", "mlp"] = "linear"
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Augmentation of an image into a view (paper: crop, jitter, grey, blur, flip)."""
-
-    crop_scale_min: float = 0.08
-    is_flipped: bool = True
-    jitter: float = 0.4
-    hue: float = 0.1
-    jitter_probability: float = 0.8
-    grey_probability: float = 0.2
-    blur_probability: float = 0.5
-    rotation_degrees: float = 0.0
-    noise: float = 0.0
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """pretrain: objective, schedule, optimiser and engine (paper, section 4 and appendix)."""
-
-    trunk: TrunkConfig = field(default_factory=TrunkConfig)
-    head: HeadConfig = field(default_factory=HeadConfig)
-    text: TextConfig = field(default_factory=TextConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    objective: Literal["multi_positive", "simclr", "clip", "supervised"] = "multi_positive"
-    image_weight: float = 1.0  # of multi_positive only, as text_weight
-    text_weight: float = 1.0  # 0: StableRep; 1: StableRep+
-    temperature: float = 0.1  # of multi_positive and simclr
-    captions_per_batch: int = 1376  # over all processes
-    images_per_caption: int = 6  # drawn from the stored group
-    num_steps: int = 109_000
-    warmup_steps: int = 3_600
-    base_lr: float = 2e-4
-    lr: float = 0.0  # above 0: used as it is; else base_lr x images in the batch / 512 (the released code, one crop)
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.98
-    clip_norm: float = 0.0  # 0: off
-    precision: Literal["fp32", "bf16"] = "bf16"
-    ema_decay: float = 0.0  # above 0: what is exported is the exponential moving average of the weights
-    accumulation_steps: int = 1  # parts of a process's batch that go through the towers one after the other; negatives stay those of all
-    is_activation_checkpointed: bool = False  # the trunk forgets activations and computes them again: less memory, a third more time
-    is_compiled: bool = False  # torch.compile of the trunk: a minute at the start, then faster
-    zero_stage: int = 1
-    num_processes: int = 2
-    num_nodes: int = 1
-    num_workers: int = 0
-    checkpoint_every_steps: int = 1000
-    num_checkpoints_kept: int = 2
-    seed: int = 0
-    launch_timeout_seconds: int = 604_800
-
-    def __post_init__(self) -> None:
-        """Check ranges and what must agree."""
-        images, objective = self.images_per_caption, self.objective
-        _check(
-            images >= 2 or objective != "multi_positive",
-            f"pretrain.images_per_caption: expected 2 or more (a single image has no positive), found {images}",
-        )
-        _check(
-            images == 1 or (images >= 1 and objective != "clip"),
-            f"pretrain.images_per_caption: expected 1{'' if objective == 'clip' else ' or more'} with pretrain.objective={objective}, "
-            f"found {images}",
-        )
-        _check(self.captions_per_batch >= 2, f"pretrain.captions_per_batch: expected 2 or more, found {self.captions_per_batch}")
-        _check(
-            self.captions_per_batch % self.num_processes == 0,
-            f"pretrain.captions_per_batch: expected a multiple of num_processes={self.num_processes}, found {self.captions_per_batch}",
-        )
-        _check(
-            self.num_processes % self.num_nodes == 0,
-            f"pretrain.num_processes: expected a multiple of num_nodes={self.num_nodes}, found {self.num_processes}",
-        )
-        _check(self.temperature > 0, f"pretrain.temperature: expected above 0, found {self.temperature}")
-        _check(self.num_steps >= 1, f"pretrain.num_steps: expected 1 or more, found {self.num_steps}")
-        _check(0 <= self.ema_decay < 1, f"pretrain.ema_decay: expected 0 (off) to below 1, found {self.ema_decay:g}")
-        _check(
-            not self.ema_decay or self.zero_stage < 3 or self.num_processes == 1,
-            "pretrain.ema_decay: expected whole weights on every process, found zero_stage=3, which cuts them; set pretrain.zero_stage=2",
-        )
-        _check(
-            not self.is_compiled or self.zero_stage < 3 or self.num_processes == 1,
-            "pretrain.is_compiled: expected whole weights on every process, found zero_stage=3, which fetches them in between; "
-            "set pretrain.zero_stage=2",
-        )
-        most = self.captions_per_batch // self.num_processes
-        _check(
-            1 <= self.accumulation_steps <= most,
-            f"pretrain.accumulation_steps: expected 1 to {most} (captions of a process), found {self.accumulation_steps}",
-        )
-        _check(0 <= self.zero_stage <= 3, f"pretrain.zero_stage: expected 0 to 3, found {self.zero_stage}")
-        _check(self.image_weight > 0 or self.text_weight > 0, "pretrain.image_weight and text_weight are both 0: nothing to learn")
-        _check(self.checkpoint_every_steps >= 1, "pretrain.checkpoint_every_steps: expected 1 or more")
-
-    @property
-    def has_text(self) -> bool:
-        """Whether the objective looks at the words of captions."""
-        return self.objective == "clip" or (self.objective == "multi_positive" and self.text_weight > 0)
-
-    @property
-    def views_per_image(self) -> int:
-        """How many augmented views of an image a batch holds."""
-        return 2 if self.objective == "simclr" else 1
-
-    @property
-    def views_per_batch(self) -> int:
-        """Passes through the trunk in a step, over all processes: the budget by which objectives are compared."""
-        return self.captions_per_batch * self.images_per_caption * self.views_per_image
+        check(self.images_per_caption >= 1, f"generate.images_per_caption: expected 1 or more, found {self.images_per_caption}")
+        check(self.num_inference_steps >= 1, "generate.num_inference_steps: expected 1 or more")
+        check(self.guidance >= 0, f"generate.guidance: expected 0 or more, found {self.guidance}")
+        check(self.batch_size >= 1, f"generate.batch_size: expected 1 or more, found {self.batch_size}")
+        check(1 <= self.image_quality <= 100, f"generate.image_quality: expected 1 to 100, found {self.image_quality}")
+        check(self.stored_size_px >= 8, f"generate.stored_size_px: expected 8 or more, found {self.stored_size_px}")
 
 
 @dataclass(frozen=True)
@@ -251,10 +117,10 @@ class ProbeConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _check("linear" in self.probes, "probe.probes: expected linear among them, it is what the gate looks at")
-        _check(bool(self.labels_per_class), "probe.labels_per_class: expected at least one number")
-        _check(all(n == -1 or n >= 2 for n in self.labels_per_class), "probe.labels_per_class: expected -1 (all) or 2 and more")
-        _check(bool(self.base_lrs), "probe.base_lrs: expected at least one learning rate")
+        check("linear" in self.probes, "probe.probes: expected linear among them, it is what the gate looks at")
+        check(bool(self.labels_per_class), "probe.labels_per_class: expected at least one number")
+        check(all(n == -1 or n >= 2 for n in self.labels_per_class), "probe.labels_per_class: expected -1 (all) or 2 and more")
+        check(bool(self.base_lrs), "probe.base_lrs: expected at least one learning rate")
 
 
 @dataclass(frozen=True)
@@ -294,16 +160,16 @@ class LaunchConfig:
 
     def __post_init__(self) -> None:
         """Check ranges and what must agree."""
-        _check(self.gpus_per_process in (0, 1), f"launch.gpus_per_process: expected 0 or 1, found {self.gpus_per_process}")
+        check(self.gpus_per_process in (0, 1), f"launch.gpus_per_process: expected 0 or 1, found {self.gpus_per_process}")
         for name in ("cpus_per_process", "memory_gib_per_process", "shared_memory_gib", "max_preemptions"):
-            _check(getattr(self, name) >= 0, f"launch.{name}: expected 0 or more, found {getattr(self, name)}")
+            check(getattr(self, name) >= 0, f"launch.{name}: expected 0 or more, found {getattr(self, name)}")
         for name in ("queue_timeout_seconds", "start_timeout_seconds", "heartbeat_timeout_seconds", "grace_seconds"):
-            _check(getattr(self, name) >= 1, f"launch.{name}: expected 1 or more, found {getattr(self, name)}")
+            check(getattr(self, name) >= 1, f"launch.{name}: expected 1 or more, found {getattr(self, name)}")
         for word in self.node_selector:
-            _check(word.find("=") > 0, f"launch.node_selector: expected key=value, found {word!r}")
+            check(word.find("=") > 0, f"launch.node_selector: expected key=value, found {word!r}")
         for word in self.tolerations:
             is_known = word.partition(":")[2] in ("NoSchedule", "PreferNoSchedule", "NoExecute") and not word.startswith((":", "="))
-            _check(is_known, f"launch.tolerations: expected key[=value]:effect, as in nvidia.com/gpu:NoSchedule, found {word!r}")
+            check(is_known, f"launch.tolerations: expected key[=value]:effect, as in nvidia.com/gpu:NoSchedule, found {word!r}")
 
 
 @dataclass(frozen=True)
@@ -337,37 +203,37 @@ class DeployConfig:
     def __post_init__(self) -> None:
         """Check ranges and refuse combinations that KServe cannot serve."""
         is_knative = self.backend == "knative_canary"
-        _check(
+        check(
             self.autoscaler == "none" or is_knative == (self.autoscaler == "knative"),
             f"deploy.autoscaler={self.autoscaler}: expected knative with knative_canary, hpa or keda with standard_canary "
             f"or blue_green, found deploy.backend={self.backend}",
         )
-        _check(
+        check(
             self.backend != "local" or self.autoscaler == "none",
             f"deploy.autoscaler={self.autoscaler}: expected none with deploy.backend=local; an endpoint on this machine does not scale",
         )
-        _check(
+        check(
             self.min_replicas >= 1 or is_knative,
             f"deploy.min_replicas: expected 1 or more, found {self.min_replicas}; only deploy.backend=knative_canary scales to zero",
         )
-        _check(
+        check(
             self.max_replicas >= max(self.min_replicas, 1), f"deploy.max_replicas: expected min_replicas or more, found {self.max_replicas}"
         )
-        _check(
+        check(
             self.backend != "standard_canary" or self.gateway.count("/") == 1,
             f"deploy.gateway: expected namespace/name of a Gateway with deploy.backend=standard_canary, found {self.gateway!r}",
         )
-        _check(
+        check(
             not self.has_steps or self.prometheus_url.startswith(("http://", "https://")),
             f"deploy.prometheus_url: expected the URL of the Prometheus that judges the canary, found {self.prometheus_url!r}",
         )
         percents = self.canary_percents
-        _check(
+        check(
             all(0 < percent < 100 for percent in percents) and list(percents) == sorted(set(percents)),
             f"deploy.canary_percents: expected rising numbers from 1 to 99, found {list(percents)}",
         )
         for name, port in (("port", self.port), ("grpc_port", self.grpc_port)):
-            _check(0 <= port <= 65535, f"deploy.{name}: expected 0 (any free) to 65535, found {port}")
+            check(0 <= port <= 65535, f"deploy.{name}: expected 0 (any free) to 65535, found {port}")
 
     @property
     def has_steps(self) -> bool:
@@ -392,11 +258,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check what must agree between stages."""
-        _check(
+        check(
             self.generate.images_per_caption >= 2 or self.pretrain.objective != "multi_positive",
             "generate.images_per_caption: expected 2 or more (images of a caption are each other's positives), found 1",
         )
-        _check(
+        check(
             self.pretrain.images_per_caption <= self.generate.images_per_caption,
             f"pretrain.images_per_caption: expected at most generate.images_per_caption={self.generate.images_per_caption}, "
             f"found {self.pretrain.images_per_caption}",

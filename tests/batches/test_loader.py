@@ -64,6 +64,20 @@ def test_a_batch_has_the_shapes_and_types_of_the_contract(memory_groups: Callabl
     assert batch.step == 7
 
 
+def test_two_views_of_an_image_are_two_crops_of_it(memory_groups: Callable[..., Any]) -> None:
+    """All images' first view, then all images' second; the first is what one view alone would be."""
+    dataset = memory_groups([5] * 20)
+    (single,), (plain,) = loader(dataset).batches(3, 1), loader(dataset, augment=PLAIN, views_per_image=2).batches(3, 1)
+    (double,) = loader(dataset, views_per_image=2).batches(3, 1)
+    assert double.views_MNCHW.shape == (6, 8, 3, 16, 16)
+    assert torch.equal(double.views_MNCHW[:3], single.views_MNCHW)
+    distances = (double.views_MNCHW[3:] - single.views_MNCHW).abs().amax(dim=(2, 3, 4))
+    assert distances.min() > 0.1, "every second view is another view"
+    assert torch.equal(plain.views_MNCHW[:3], plain.views_MNCHW[3:]), "of the same image"
+    parts = [next(iter(loader(dataset, views_per_image=2, rank=rank, world_size=2).batches(3, 1))).views_MNCHW for rank in range(2)]
+    assert torch.equal(torch.cat(parts, dim=1), double.views_MNCHW)
+
+
 def test_views_tokens_and_labels_belong_to_the_same_caption(memory_groups: Callable[..., Any], tokenizer: CaptionTokenizer) -> None:
     """Trap 7: view-major; view m of caption n is one of caption n's images, and the M views are different images."""
     dataset = memory_groups([5] * 20)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from stablerep.captions.derived import CLASS_NAMES, class_of_caption
 from stablerep.captions.packaged import load_packaged
 from stablerep.captions.read import check_source, read_captions
 from stablerep.errors import CaptionError, DataError, StoreError
@@ -76,6 +77,7 @@ def test_packaged_captions_know_their_image() -> None:
     assert len(drawn) == 30
     assert all(captions[provenance["source_index"]] == text for text, provenance in drawn)
     assert all(provenance["source"] == "packaged:digits" for _, provenance in drawn)
+    assert all(class_of_caption(text) == CLASS_NAMES.index(provenance["label"]) for text, provenance in drawn)
     assert drawn == list(read_captions("packaged:digits", "ignored", num_captions=30, seed=3))
     assert drawn != list(read_captions("packaged:digits", "ignored", num_captions=30, seed=4))
     everything = list(read_captions("packaged:digits", "ignored"))
@@ -83,6 +85,26 @@ def test_packaged_captions_know_their_image() -> None:
     assert [provenance["source_index"] for _, provenance in everything] == list(range(len(captions)))
     with pytest.raises(DataError, match="expected a packaged data set, one of"):
         list(read_captions("packaged:nothing", "ignored"))
+
+
+def test_classes_come_from_a_column_of_any_table(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("caption,kind\nx,dog\ny,\n")
+    (tmp_path / "a.tsv").write_text("kind\tcaption\ndog\tx\n\ty\n")
+    (tmp_path / "a.jsonl").write_text('{"caption": "x", "kind": "dog"}\n{"caption": "y"}\n')
+    parquet.write_table(pa.table({"kind": pa.array(["dog", None]), "caption": pa.array(["x", "y"])}), tmp_path / "a.parquet")
+    parquet.write_table(pa.table({"kind": pa.array([7, None]), "caption": pa.array(["x", "y"])}), tmp_path / "b.parquet")
+    for name, label in (("a.csv", "dog"), ("a.tsv", "dog"), ("a.jsonl", "dog"), ("a.parquet", "dog"), ("b.parquet", "7")):
+        rows = list(read_captions(str(tmp_path / name), "caption", label_column="kind"))
+        assert [(text, place.get("label")) for text, place in rows] == [("x", label), ("y", None)], name
+        assert not any("label" in place for _, place in read_captions(str(tmp_path / name), "caption"))
+    for name in ("a.csv", "a.parquet"):
+        with pytest.raises(
+            CaptionError, match=r"expected a column 'kine', found the columns .*did you mean 'kind'\? set captions.label_col"
+        ):
+            list(read_captions(str(tmp_path / name), "caption", label_column="kine"))
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(CaptionError, match=r"expected a table with captions.label_column=kind, found plain text"):
+        list(read_captions(str(tmp_path / "a.txt"), "caption", label_column="kind"))
 
 
 @pytest.mark.parametrize("suffix", [".txt", *WRITERS])

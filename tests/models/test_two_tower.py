@@ -39,6 +39,14 @@ def test_shapes_of_stablerep():
     assert not any("text" in name or "projection" in name for name, _ in model.named_parameters())
 
 
+def test_without_a_head_there_is_none():
+    model = build_two_tower(replace(PLUS, has_head=False), seed=0)
+    output = model(*batch())
+    assert output.image_BD is None
+    assert output.image_text_BD.shape == (12, 10)
+    assert not any(name.startswith("head") for name, _ in model.named_parameters())
+
+
 def test_rows_are_view_major():
     """Trap 7: row m*N + n is view m of caption n, so the labels of a batch repeat."""
     model = build_two_tower(PLUS, seed=0).eval()

@@ -17,6 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from stablerep.captions import lane_shards, read_prompt_set, shard_captions
+from stablerep.captions.prompt_set import read_labels
 from stablerep.errors import CaptionError, ConfigError, DataError, ShardError
 from stablerep.records import DatasetRef, LaneReport, PromptSet
 from stablerep.shards import GroupDataset, ImageGroup, layout
@@ -99,7 +100,23 @@ def test_prepare_draws_packaged_captions_with_their_image(store: Store) -> None:
     prompt_set = prepare.run("smoke", _overrides("packaged:digits", num_captions=30), store.uri)
     captions = read_prompt_set(store, prompt_set)
     assert len(captions) == prompt_set.counts["read"] == 30
-    assert all(set(caption.metadata) == {"source", "source_index"} for caption in captions)
+    assert all(set(caption.metadata) == {"source", "source_index", "label"} for caption in captions)
+
+
+def test_a_table_may_name_the_class_of_each_caption(store: Store, tmp_path: Path) -> None:
+    ids = set[str]()
+    for number, classes in enumerate((["dog", "cat", ""], ["dog", "dog", "cat"])):
+        rows = [{"caption": f"a photo of thing {i}", "kind": kind} for i, kind in enumerate(classes)]
+        path = tmp_path / f"{number}.csv"
+        path.write_text("kind,caption\n" + "".join(f"{row['kind']},{row['caption']}\n" for row in rows))
+        prompt_set = prepare.run("smoke", _overrides(path, label_column="kind"), store.uri)
+        captions = read_prompt_set(store, prompt_set)
+        labels = read_labels(store, prompt_set.prompt_set_id)
+        assert [labels.get(caption.caption_id, "") for caption in captions] == classes
+        ids.add(prompt_set.prompt_set_id)
+        ids.add(prepare.run("smoke", _overrides(path), store.uri).prompt_set_id)
+    assert len(ids) == 3, "other classes are another prompt set; without classes the texts alone decide"
+    assert read_labels(store, "prompts-elsewhere") == {}
 
 
 def test_prepare_says_what_is_wrong(store: Store, source: Path, tmp_path: Path) -> None:
@@ -109,7 +126,7 @@ def test_prepare_says_what_is_wrong(store: Store, source: Path, tmp_path: Path) 
         prepare.run("smoke", _overrides(source, column="captoin"), store.uri)
     with pytest.raises(CaptionError, match=r"expected 99 captions, found 42 usable ones"):
         prepare.run("smoke", _overrides(source, num_captions=99), store.uri)
-    with pytest.raises(ConfigError, match=r"unknown key 'captions.sauce', did you mean 'source'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'captions.sauce', did you mean '(captions.)?source'"):
         prepare.run("smoke", "captions.sauce=x", store.uri)
     assert [key for key in store.list() if not key.startswith("telemetry/")] == []
 
