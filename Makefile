@@ -16,7 +16,7 @@ help:  ## list the targets
 ##@ setup
 setup: .venv/ready  ## install everything, hash-locked, into .venv
 .venv/ready: requirements/uv.lock requirements/dev.lock pyproject.toml
-	$(PYTHON) -m venv --clear .venv && $(BIN)/python -m pip install -q --require-hashes -r requirements/uv.lock
+	test -x $(BIN)/uv || $(PYTHON) -m venv --clear .venv && $(BIN)/python -m pip install -q --require-hashes -r requirements/uv.lock
 	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes --compile-bytecode -r requirements/dev.lock
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e . && touch $@
 

@@ -27,7 +27,7 @@ IMAGES = PROJECT / "images"
 DIGESTS = IMAGES / "images.lock"
 
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "runtime": ("pipeline",),
+    "runtime": ("runtime", "pipeline"),
     "generate": ("generate", "pipeline"),
     "train": ("train", "launch", "pipeline"),  # launch: with launch.backend=local, pretrain runs where its processes run
     "launch": ("launch", "pipeline"),
@@ -35,13 +35,6 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "features": ("features", "pipeline"),
 }
 """Role -> extras of pyproject.toml; every role runs KFP tasks, so every role has kfp."""
-
-ALSO: dict[str, tuple[str, ...]] = {
-    "runtime": ("kubernetes", "mlxtend", "prometheus-client", "s3fs"),
-    "launch": ("prometheus-client", "s3fs"),
-    "features": ("prometheus-client",),
-}
-"""What a role needs beyond its extras; versions come from requirements/dev.lock like all others."""
 
 ROLES = tuple(EXTRAS)
 LIGHT = ("runtime", "launch", "features")
@@ -60,7 +53,7 @@ def lock() -> None:
     """Resolve every role's packages, and those of the layer that the GPU roles share."""
     _compile("torch", [], TORCH)
     for role in ROLES:
-        _compile(role, ["pyproject.toml", *(word for extra in EXTRAS[role] for word in ("--extra", extra))], ALSO.get(role, ()))
+        _compile(role, ["pyproject.toml", *(word for extra in EXTRAS[role] for word in ("--extra", extra))])
 
 
 def build(roles: Sequence[str], base: str = "", cuda_base: str = "") -> dict[str, float]:
@@ -147,7 +140,7 @@ def revision() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def _compile(name: str, sources: Sequence[str], also: Sequence[str]) -> None:
+def _compile(name: str, sources: Sequence[str], also: Sequence[str] = ()) -> None:
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if uv is None:
         raise ImageError("expected uv beside the interpreter or on PATH to resolve locks, found none; run `make setup`")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 ROLE_VARIABLE = "STABLEREP_ROLE"
 ALL = "all"
 
-_STORE = ("fsspec", "s3fs", "prometheus_client")
+_STORE = ("fsspec", "gcsfs", "s3fs", "prometheus_client")
 _TASK = ("kfp", *_STORE)  # KFP starts a task with `python3 -m kfp.dsl.executor_main`
 _TORCH = ("torch", "torchvision")
 _CAPTIONS = ("numpy", "PIL", "pyarrow", "mlxtend", "sklearn", "tqdm")
@@ -41,11 +41,12 @@ def _stages(*names: str) -> tuple[str, ...]:
 ROLES: dict[str, Role] = {
     "runtime": Role(_stages("preflight", "prepare", "commit", "gate", "hold", "finish"), (*_TASK, *_CLUSTER, *_CAPTIONS)),
     "generate": Role(
-        _stages("generator", "generate"), (*_TASK, *_TORCH, *_CAPTIONS, "accelerate", "diffusers", "huggingface_hub", "transformers")
+        _stages("generator", "generate"),
+        (*_TASK, *_TORCH, *_CAPTIONS, "accelerate", "diffusers", "huggingface_hub", "tokenizers", "transformers"),
     ),
     "train": Role(
         _stages("pretrain_worker", "pretrain", "export", "probe"),  # pretrain too: launch.backend=local starts its processes beside it
-        (*_TASK, *_CLUSTER, *_TORCH, *_CAPTIONS, "deepspeed", "safetensors", "timm", "tokenizers", "torchx"),
+        (*_TASK, *_CLUSTER, *_TORCH, *_CAPTIONS, "deepspeed", "huggingface_hub", "safetensors", "timm", "tokenizers", "torchx"),
     ),
     "launch": Role(_stages("pretrain"), (*_TASK, *_CLUSTER, "torchx", "tqdm")),
     "serve": Role(

@@ -24,7 +24,7 @@ DOCKERFILE = (IMAGES / "Dockerfile").read_text(encoding="utf-8")
 WORKFLOW = PROJECT / ".github" / "workflows" / "images.yaml"
 BUILD: dict[str, Any] = runpy.run_path(str(IMAGES / "build.py"))
 
-STARTED_BY_NAME = {"kfp", "s3fs", "torchvision", "accelerate"}
+STARTED_BY_NAME = {"kfp", "gcsfs", "s3fs", "torchvision", "accelerate"}
 """Not imported by name: KFP starts tasks, fsspec opens s3://, timm and diffusers import the others."""
 OPTIONAL = frozenset({"stablerep.integrations.feast_store", "stablerep.losses.kernels"})
 """Used where their libraries are installed: Feast in the role `features`, Triton where torch brings it."""
