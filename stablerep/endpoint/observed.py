@@ -75,13 +75,16 @@ def knative_place(document: Document) -> Place | None:
     return Place(url.hostname, url.port or 80, "", f"{predictor['latestReadyRevision']}-.*")
 
 
-def live_place(api: ClusterApi, document: Document) -> Place | None:
-    """Where callers inside the cluster find an InferenceService: status.address."""
+def knative_live_place(document: Document) -> Place | None:
+    """Where callers inside the cluster find an InferenceService in Knative mode; None until its latest revision has all of the traffic.
+
+    KServe pins what it has seen with all of the traffic: a roll-out that began before would pin the release before this one.
+    """
     address = urlsplit(str((_status(document).get("address") or {}).get("url", "")))
-    if _predictor_status(_status(document)).get("latestReadyRevision"):
-        pods = str(_predictor_status(_status(document))["latestReadyRevision"])
-        return Place(address.hostname, address.port or 80, "", f"{pods}-.*") if address.hostname else None
-    return standard_place(api, document)
+    predictor = _predictor_status(_status(document))
+    revision = str(predictor.get("latestReadyRevision", ""))
+    is_rolled_out = bool(revision) and revision == predictor.get("latestRolledoutRevision")
+    return Place(address.hostname, address.port or 80, "", f"{revision}-.*") if address.hostname and is_rolled_out else None
 
 
 def route_refusal(route: Document) -> str:

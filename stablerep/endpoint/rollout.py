@@ -33,12 +33,13 @@ def launch_dark(strategy: Strategy, wanted: Release) -> Place:
         log.warning("endpoint %s: finishing the promotion of %s first", strategy.endpoint.name, state.candidate.model_id)
         strategy.promote()
         state = strategy.read()
+    if state.candidate == wanted:
+        return strategy.wait_candidate(wanted)
     if state.served == wanted:
         if state.candidate:
             strategy.withdraw()
         return strategy.wait_served(wanted)
-    if state.candidate != wanted:
-        strategy.launch(wanted)
+    strategy.launch(wanted)
     return strategy.wait_candidate(wanted)
 
 

@@ -9,7 +9,7 @@ old model back as a new revision, waits for it, and only then removes the field.
 from dataclasses import dataclass
 
 from stablerep.cluster import INFERENCE_SERVICE, Document
-from stablerep.endpoint.observed import Place, knative_place, latest_revision, live_place
+from stablerep.endpoint.observed import Place, knative_live_place, knative_place, latest_revision
 from stablerep.endpoint.release import Release, RolloutState, predictor_of, previous_of, release_of
 from stablerep.endpoint.strategy import Endpoint
 
@@ -38,8 +38,8 @@ class KnativeCanary:
         return self.endpoint.wait(self.endpoint.name, wanted, knative_place)
 
     def wait_served(self, wanted: Release) -> Place:
-        """Wait for the service itself."""
-        return self.endpoint.wait(self.endpoint.name, wanted, lambda document: live_place(self.endpoint.api, document))
+        """Wait until the latest revision has all of the traffic."""
+        return self.endpoint.wait(self.endpoint.name, wanted, knative_live_place)
 
     def set_percent(self, percent: int) -> None:
         """Of the latest revision; changes no pod."""
@@ -53,8 +53,10 @@ class KnativeCanary:
         """The old model again; no InferenceService where the candidate was the first."""
         previous, is_candidate = previous_of(self._document()), self.read().candidate is not None
         if previous:
-            self.wait_candidate(self._replace(previous, None))
+            restored = self._replace(previous, None)
+            self.wait_candidate(restored)
             self._patch(None)
+            self.wait_served(restored)
         elif is_candidate:
             self.endpoint.delete(self.endpoint.name)
 

@@ -24,8 +24,9 @@ class Endpoint:
     poll_seconds: float = 1.0
 
     def get(self, service: str) -> Document | None:
-        """An InferenceService of this endpoint."""
-        return self.api.get(INFERENCE_SERVICE, service, self.namespace)
+        """An InferenceService of this endpoint; one that is being deleted counts as gone."""
+        document = self.api.get(INFERENCE_SERVICE, service, self.namespace)
+        return None if document is None or "deletionTimestamp" in document["metadata"] else document
 
     def release(self, service: str) -> Release | None:
         """What an InferenceService of this endpoint is to serve; None where there is none."""
@@ -33,7 +34,18 @@ class Endpoint:
         return release_of(document) if document else None
 
     def put(self, document: Document) -> Release:
-        """Create or change an InferenceService of this endpoint; returns what it serves."""
+        """Create or change an InferenceService of this endpoint; returns what it serves.
+
+        Raises:
+            LaunchError: an earlier one of its name does not go away.
+        """
+        name, deadline = str(document["metadata"]["name"]), time.monotonic() + self.ready_timeout_seconds
+        while self.get(name) is None and (found := self.api.get(INFERENCE_SERVICE, name, self.namespace)):
+            if time.monotonic() > deadline:
+                finalizers = ", ".join(found["metadata"].get("finalizers") or ["none"])
+                where = f"InferenceService {self.namespace}/{name}"
+                raise LaunchError(f"{where} is still being deleted after {self.ready_timeout_seconds:.0f} s (finalizers: {finalizers})")
+            time.sleep(self.poll_seconds)
         self.api.apply(INFERENCE_SERVICE, document, self.namespace)
         return release_of(document)
 

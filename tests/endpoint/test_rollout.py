@@ -169,6 +169,19 @@ def test_a_slow_controller_is_not_believed(rollout: Rollout) -> None:
     assert all(set(shares) <= {"model-b", "model-c"} for shares in rollout.kserve.history)
 
 
+def test_a_roll_back_is_complete_before_the_next_deployment(rollout: Rollout) -> None:
+    rollout.promoted("model-a")
+    rollout.promoted("model-b")
+    rollout.kserve.lag_seconds = 0.1
+    rollout.kserve.wrong.add("model-b")
+    with pytest.raises(GateError, match="serves model-a again"):
+        rollout.verify("model-b")
+    rollout.kserve.history.clear()
+    rollout.deploy("model-c")
+    assert rollout.kserve.shares() == {"model-a": 100}
+    assert all(shares == {"model-a": 100} for shares in rollout.kserve.history)
+
+
 @CANARIES
 def test_the_same_model_in_other_pods_is_rolled_out_too(rollout: Rollout) -> None:
     rollout.promoted("model-a")
@@ -260,6 +273,23 @@ def test_a_deployment_that_was_overtaken_while_it_waits_says_so(rollout: Rollout
         rollout.deploy("model-b")
     later.join()
     assert rollout.kserve.shares() == {"model-a": 100}
+
+
+@pytest.mark.parametrize("rollout", ["standard_canary"], indirect=True)
+def test_a_canary_that_is_still_being_deleted_is_waited_for(rollout: Rollout) -> None:
+    rollout.promoted("model-a")
+    cluster = rollout.kserve.cluster
+    cluster.keeps_deleted = True
+    rollout.promoted("model-b")
+    assert rollout.strategy().read().candidate is None
+    rollout.ready_timeout_seconds = 0.05
+    with pytest.raises(LaunchError, match=r"stablerep-canary is still being deleted after 0 s \(finalizers: foregroundDeletion\)"):
+        rollout.deploy("model-c")
+    rollout.ready_timeout_seconds = 3.0
+    threading.Timer(0.1, lambda: cluster.remove(INFERENCE_SERVICE, "stablerep-canary")).start()
+    rollout.deploy("model-c")
+    assert rollout.kserve.shares() == {"model-b": 100}
+    assert rollout.strategy().read().candidate == rollout.release("model-c")
 
 
 @pytest.mark.parametrize("rollout", ["standard_canary"], indirect=True)
