@@ -95,6 +95,7 @@ class PretrainConfig:
     num_workers: int = 0
     checkpoint_every_steps: int = 1000
     num_checkpoints_kept: int = 2
+    is_checkpoint_async: bool = False  # written while training goes on; takes memory for a copy of weights and optimiser state
     seed: int = 0
     launch_timeout_seconds: int = 604_800
 

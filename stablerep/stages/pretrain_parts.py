@@ -65,7 +65,14 @@ def train_run(
         engine=build_engine(pretrain, spec, processes, classes),
         loader=_loader(pretrain, dataset, tokenizer, processes),
         learning_rate=_schedule(pretrain),
-        plan=Plan(pretrain.num_steps, pretrain.checkpoint_every_steps, pretrain.num_checkpoints_kept, pretrain.seed, attempt),
+        plan=Plan(
+            pretrain.num_steps,
+            pretrain.checkpoint_every_steps,
+            pretrain.num_checkpoints_kept,
+            pretrain.seed,
+            attempt,
+            pretrain.is_checkpoint_async,
+        ),
         is_stop_asked=is_stop_asked,
     )
     is_first = processes.rank == 0

@@ -27,6 +27,7 @@ _UNDECISIVE = (
     "num_workers",
     "checkpoint_every_steps",
     "num_checkpoints_kept",
+    "is_checkpoint_async",
     "is_activation_checkpointed",
     "launch_timeout_seconds",
 )

@@ -12,8 +12,9 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,6 +55,31 @@ class Ranks(Protocol):
 def step_prefix(step: int) -> str:
     """Key of the folder of a step."""
     return f"checkpoints/step-{step}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a commit record says beside its files."""
+
+    run_key: str
+    fingerprint: str
+    step: int
+    num_steps: int
+    world_size: int
+    engine: str
+    attempt: str
+    position: dict[str, int]
+    metrics: dict[str, float]
+
+    @property
+    def prefix(self) -> str:
+        """Key of the folder of this attempt's files."""
+        return f"{step_prefix(self.step)}/{self.attempt}"
+
+    def record(self, files: Sequence[CheckpointFile]) -> CheckpointRecord:
+        """The commit record of these files of all ranks."""
+        ordered = tuple(sorted(files, key=lambda file: file.name))
+        return CheckpointRecord(files=ordered, **vars(self))
 
 
 class Checkpoints:
@@ -148,25 +174,42 @@ class Checkpoints:
         Raises:
             StoreError: the store cannot be written; earlier checkpoints stay.
         """
-        prefix = f"{step_prefix(step)}/{attempt}"
-        with self._writable(prefix) as folder:
+        facts = self.facts(step, ranks, num_steps=num_steps, engine=engine, attempt=attempt, position=position, metrics=metrics)
+        mine = self.write(facts, write, ranks.rank)
+        parts: list[tuple[CheckpointFile, ...]] = ranks.collect(mine)
+        record = facts.record([file for part in parts for file in part])
+        if ranks.rank == 0:
+            self.commit(record, num_kept)
+        ranks.share(None)
+        return record
+
+    def facts(
+        self, step: int, ranks: Ranks, *, num_steps: int, engine: str, attempt: str, position: dict[str, int], metrics: dict[str, float]
+    ) -> Facts:
+        """What the record of a checkpoint of this run will say; arguments as of `save`."""
+        return Facts(self._run_key, self._fingerprint, step, num_steps, ranks.world_size, engine, attempt, position, metrics)
+
+    def write(self, facts: Facts, write: Callable[[Path], None], rank: int) -> tuple[CheckpointFile, ...]:
+        """Write this rank's files and make them last; nobody reads them yet. Collective only where `write` is.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        with self._writable(facts.prefix) as folder:
             try:
                 write(folder)
             except (OSError, RuntimeError) as error:
                 if isinstance(error, OSError) or "PytorchStreamWriter" in str(error):
-                    raise StoreError(f"cannot write the checkpoint of step {step} to {self._runs.uri_of(prefix)}: {error}") from error
+                    raise StoreError(
+                        f"cannot write the checkpoint of step {facts.step} to {self._runs.uri_of(facts.prefix)}: {error}"
+                    ) from error
                 raise
-            mine = self._publish(folder, prefix, attempt, ranks.rank)
-        parts: list[tuple[CheckpointFile, ...]] = ranks.collect(mine)
-        files = tuple(sorted((file for part in parts for file in part), key=lambda file: file.name))
-        record = CheckpointRecord(
-            self._run_key, self._fingerprint, step, num_steps, ranks.world_size, engine, attempt, files, position, metrics
-        )
-        if ranks.rank == 0:
-            self._runs.write(f"{step_prefix(step)}/COMMITTED.json", record.to_json())
-            self._prune(record, max(num_kept, 1))
-        ranks.share(None)
-        return record
+            return self._publish(folder, facts.prefix, facts.attempt, rank)
+
+    def commit(self, record: CheckpointRecord, num_kept: int) -> None:
+        """Make a checkpoint whose files are all written exist, then drop the oldest; one rank does."""
+        self._runs.write(f"{step_prefix(record.step)}/COMMITTED.json", record.to_json())
+        self._prune(record, max(num_kept, 1))
 
     @contextmanager
     def opened(self, record: CheckpointRecord, rank: int) -> Generator[Path]:

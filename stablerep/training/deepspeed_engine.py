@@ -10,12 +10,14 @@ run's own prefix only, digests verified first, and read by torch's restricted un
 import logging
 import math
 import os
-from collections.abc import Generator
+import tempfile
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from stablerep.batches import Batch
@@ -23,6 +25,8 @@ from stablerep.training.average import WeightAverage
 from stablerep.training.engine import OptimizerSettings, StepResult, build_optimizer, on_cpu, set_learning_rate, towers_state
 from stablerep.training.objective import Objective
 from stablerep.training.processes import Processes
+from stablerep.training.snapshot import copied
+from stablerep.training.state import AVERAGE_NAME
 
 _BUCKET_ELEMENTS = 50_000_000
 _NEVER = 1 << 40
@@ -92,6 +96,25 @@ class DeepspeedEngine:
         if self._average:
             self._average.save(folder)
 
+    def snapshot(self) -> Callable[[Path], None]:
+        """Have DeepSpeed save into memory; its own writer waits for every file."""
+        writer, recorder = self._engine.checkpoint_engine, _Recorder()
+        self._engine.checkpoint_engine = recorder
+        try:
+            with tempfile.TemporaryDirectory(prefix="stablerep-snapshot-") as name:  # for its conversion scripts
+                self._engine.save_checkpoint(name, tag="snapshot", save_latest=False)
+        finally:
+            self._engine.checkpoint_engine = writer
+        average = self._average.state() if self._average else None
+
+        def write(folder: Path) -> None:
+            for file, state in recorder.files.items():
+                torch.save(state, folder / file)
+            if average:
+                save_file(average, str(folder / AVERAGE_NAME))
+
+        return write
+
     def load(self, folder: Path) -> None:
         """Read the model and this rank's part of the optimiser."""
         with _restricted_unpickler():
@@ -116,6 +139,34 @@ class DeepspeedEngine:
         """Without ZeRO every rank holds the averaged gradients, and DeepSpeed reports no norm."""
         gradients = [parameter.grad for parameter in self._objective.parameters() if parameter.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
+
+
+class _Recorder:
+    """What DeepSpeed calls a checkpoint engine: it copies what it is told to save."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, Any] = {}
+
+    def save(self, state_dict: Any, path: str) -> None:
+        self.files[Path(path).name] = copied(state_dict)
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Nothing is written."""
+
+    def create(self, info: Any) -> None:
+        """The record of what is saved begins with this object."""
+
+    def commit(self, info: Any) -> bool:
+        return True
+
+    def is_decoupled(self) -> bool:
+        return False
+
+    def is_data_parallel_writer(self, dp_rank: int) -> bool:
+        return dp_rank == 0
+
+    def preserves_storage_sharing(self) -> bool:
+        return False  # every copy has a storage of its own size
 
 
 def _import_deepspeed(device: torch.device) -> Any:

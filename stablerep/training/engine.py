@@ -7,17 +7,21 @@ float32; with precision bf16 the forward pass runs under autocast, so nothing is
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stablerep.batches import Batch
 from stablerep.models import weight_decay_groups
 from stablerep.training.average import WeightAverage
 from stablerep.training.objective import Objective
+from stablerep.training.snapshot import copied
+from stablerep.training.state import AVERAGE_NAME
 
 _STATE_NAME = "state.pt"
 TOWERS_PREFIX = "towers."
@@ -63,6 +67,10 @@ class Engine(Protocol):
         """Write this rank's files into an existing folder."""
         ...
 
+    def snapshot(self) -> Callable[[Path], None]:
+        """Copy in memory what `save` would write; what is returned writes it, in any thread, on this rank alone."""
+        ...
+
     def load(self, folder: Path) -> None:
         """Continue exactly from what `save` wrote."""
         ...
@@ -103,9 +111,21 @@ class TorchEngine:
 
     def save(self, folder: Path) -> None:
         """Write model and optimiser."""
-        torch.save({"objective": self._objective.state_dict(), "optimizer": self._optimizer.state_dict()}, folder / _STATE_NAME)
+        torch.save(self._state(), folder / _STATE_NAME)
         if self._average:
             self._average.save(folder)
+
+    def snapshot(self) -> Callable[[Path], None]:
+        """Copy model and optimiser."""
+        state = copied(self._state())
+        average = self._average.state() if self._average else None
+
+        def write(folder: Path) -> None:
+            torch.save(state, folder / _STATE_NAME)
+            if average:
+                save_file(average, str(folder / AVERAGE_NAME))
+
+        return write
 
     def load(self, folder: Path) -> None:
         """Read model and optimiser."""
@@ -122,6 +142,9 @@ class TorchEngine:
     def state(self) -> dict[str, Tensor]:
         """The objective's state."""
         return on_cpu(self._objective.state_dict())
+
+    def _state(self) -> dict[str, Any]:
+        return {"objective": self._objective.state_dict(), "optimizer": self._optimizer.state_dict()}
 
 
 def build_optimizer(objective: Objective, settings: OptimizerSettings) -> torch.optim.AdamW:

@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import save_file
 
 from stablerep.batches import Batch
-from stablerep.errors import DivergenceError, Preempted
+from stablerep.errors import DivergenceError, Preempted, StablerepError
 from stablerep.store import Store
+from stablerep.training.background import BackgroundSaves
 from stablerep.training.capture import keep_step, kept_prefix, random_seed
 from stablerep.training.checkpoint import Checkpoints
 from stablerep.training.engine import Engine, StepResult
@@ -59,6 +60,7 @@ class Plan:
     num_checkpoints_kept: int
     seed: int
     attempt: str
+    is_async: bool = False  # checkpoints on the way are written while training goes on
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,14 @@ def train(job: Job, make_journal: Callable[[int], Journal]) -> CheckpointRecord:
     if record is not None and start >= job.plan.num_steps:
         return record
     journal = make_journal(start)
+    saves = BackgroundSaves(job.checkpoints, job.processes, journal.checkpoint)
+    try:
+        return _steps(job, journal, saves, start, record)
+    finally:
+        saves.leave()
+
+
+def _steps(job: Job, journal: Journal, saves: BackgroundSaves, start: int, record: CheckpointRecord | None) -> CheckpointRecord:
     saved_step = start
     num_images = 0
     for batch in job.loader.batches(start, job.plan.num_steps - start):
@@ -102,19 +112,26 @@ def train(job: Job, make_journal: Callable[[int], Journal]) -> CheckpointRecord:
         lr = job.learning_rate(batch.step)
         result = job.engine.step(batch, lr)
         world = job.processes.world_size
-        total, image, text, num_bad, num_stops = job.processes.total(
-            [result.total / world, result.image / world, result.text / world, not result.is_finite, job.is_stop_asked()]
-        )
+        losses = [result.total / world, result.image / world, result.text / world]
+        flags = [not result.is_finite, job.is_stop_asked(), saves.is_ready, saves.has_failed]
+        total, image, text, num_bad, num_stops, num_ready, num_failed = job.processes.total([*losses, *flags])
         if num_bad:
-            _diverged(job, batch, result, lr)
+            _diverged(job, saves, batch, result, lr)
+        if num_failed:
+            saves.raise_failure()
+        if num_ready == world:
+            saves.advance()
         step = batch.step + 1
         num_images += batch.views_MNCHW.shape[0] * len(batch.labels_N) * world
         journal.step(
             step, {"total": total, "image": image, "text": text}, lr, result.gradient_norm, num_images, job.loader.data_wait_seconds
         )
         if step == job.plan.num_steps or step % job.plan.checkpoint_every_steps == 0 or num_stops:
-            record = _save(job, journal, step)
-            saved_step = step
+            if job.plan.is_async and step < job.plan.num_steps and not num_stops:
+                _begin_save(job, journal, saves, step)
+            else:
+                saves.finish()
+                record, saved_step = _save(job, journal, step), step
         if num_stops and step < job.plan.num_steps:
             break
     if saved_step < job.plan.num_steps or record is None:
@@ -163,8 +180,28 @@ def _save(job: Job, journal: Journal, step: int) -> CheckpointRecord:
     return record
 
 
-def _diverged(job: Job, batch: Batch, result: StepResult, lr: float) -> None:
+def _begin_save(job: Job, journal: Journal, saves: BackgroundSaves, step: int) -> None:
+    """As `_save`, but only until there is a copy in memory."""
+    journal.flush()
+    saves.finish()
+    facts = job.checkpoints.facts(
+        step,
+        job.processes,
+        num_steps=job.plan.num_steps,
+        engine=job.engine.kind,
+        attempt=job.plan.attempt,
+        position=job.loader.position(step),
+        metrics=journal.summary(),
+    )
+    saves.begin(job.engine.snapshot(), facts, job.plan.num_checkpoints_kept)
+
+
+def _diverged(job: Job, saves: BackgroundSaves, batch: Batch, result: StepResult, lr: float) -> None:
     """Keep what is known of the step, whole enough to replay it, and raise; every rank comes here."""
+    try:
+        saves.finish()
+    except StablerepError as error:
+        log.warning("the checkpoint on its way is lost: %s", error)
     parts = job.processes.collect({"loss": result.total, "captions": batch.caption_ids})
     found = f"loss {', '.join(format(part['loss'], 'g') for part in parts)}, gradient norm {result.gradient_norm:g}, learning rate {lr:g}"
     if job.processes.rank == 0:

@@ -55,6 +55,27 @@ def _run(store: Store, processes: Processes, *, is_stopped: bool, **changes: Any
     return _facts(store, plan, record)
 
 
+def _background(folder: Path, processes: Processes, stage: int) -> dict[str, Any]:
+    """A run stopped after step 4 whose last checkpoint is lost: it continues from step 3, which was written in the background."""
+    store = Store(str(folder / f"background-{stage}"))
+    changes = {"num_processes": 2, "zero_stage": stage, "is_checkpoint_async": True, "ema_decay": 0.3 if stage < 3 else 0.0}
+    plan = processes.share(tiny_run(store, **changes) if processes.rank == 0 else None)
+    runs = store.at(plan.prefix)
+    run = (plan, store, runs, processes)
+    try:
+        train_run(*run, "a", has_launcher=True, is_stop_asked=StopAfter(4))
+    except Preempted:
+        barrier()
+    found = sorted({key.split("/")[1] for key in runs.list("checkpoints") if key.endswith("COMMITTED.json")})
+    barrier()
+    if processes.rank == 0:
+        runs.delete("checkpoints/step-4")
+    barrier()
+    record = train_run(*run, "b", has_launcher=True, is_stop_asked=lambda: False)
+    barrier()
+    return _facts(store, plan, record) | {"committed": found}
+
+
 def _zero_stage(folder: Path, processes: Processes, stage: int) -> dict[str, Any]:
     # The stopped run of stages 1 and 3 is on an object store.
     other = os.environ["S3_STORE"] if stage in (1, 3) else str(folder)
@@ -139,6 +160,7 @@ def main() -> None:
         _run(Store(str(folder / f"average-{is_stopped}")), processes, is_stopped=is_stopped, zero_stage=2, ema_decay=0.3)
         for is_stopped in (False, True)
     ]
+    results["background"] = [_background(folder, processes, stage) for stage in (2, 3)]
     results["other_world"] = _other_world(folder, processes)
     results["foreign_pickle"] = _foreign_pickle(folder / str(processes.rank))
     results["divergence"] = _divergence(folder, processes)

@@ -70,6 +70,14 @@ def test_accumulating_is_the_big_batch(results: dict[str, Any], stage: int) -> N
     assert parts["norms"] == pytest.approx(whole["norms"], rel=1e-3)
 
 
+def test_what_was_written_in_the_background_continues_bit_for_bit(results: dict[str, Any]) -> None:
+    for found, whole in zip(results["background"], (results["average"][0], results["zero_3"]["whole"]), strict=True):
+        assert found["committed"] == ["step-3", "step-4"]
+        assert found["losses"] == whole["losses"]
+        assert found["weights"] == whole["weights"] != ""
+        assert found["files"] == whole["files"]
+
+
 def test_the_average_of_the_weights_continues_bit_for_bit(results: dict[str, Any]) -> None:
     whole, stopped = results["average"]
     assert stopped["weights"] == whole["weights"]
