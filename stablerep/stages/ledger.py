@@ -1,8 +1,9 @@
 """What each stage of a recipe returned, kept in the store so that the next command, the exit task and the report can find it.
 
-The key is the recipe and the fingerprint of its configuration (without `launch` and `deploy`, which say where, not what), never a run id: a
-task that was served from the pipeline's cache left the same entry when it ran, and a run that moves to a cluster finds what it left here. Every entry also says which inputs went in and when, which is how the graph that ran is checked
-against the graph that was compiled.
+The key is the recipe and the fingerprint of its configuration, without `launch` and `deploy`, which say where and not what; it is never a
+run id. So a task that was served from the pipeline's cache left the same entry when it ran, and a run that moves to a cluster finds what it
+left here. Every entry also says which inputs went in and when, which is how the graph that ran is checked against the graph that was
+compiled.
 """
 
 import dataclasses
