@@ -121,10 +121,11 @@ def _set_environment(task: dsl.PipelineTask, asked: Profile, role: str) -> None:
 def _set_metadata(task: dsl.PipelineTask, asked: Profile, role: str) -> None:
     labels = {
         "app.kubernetes.io/name": "stablerep",
-        "app.kubernetes.io/component": role,
+        "app.kubernetes.io/component": f"task-{role}",  # not `role`: what selects training or serving pods must not select tasks
         "app.kubernetes.io/part-of": "stablerep",
         "app.kubernetes.io/managed-by": "kubeflow-pipelines",
         "stablerep.dev/stage": task.component_spec.name,
+        "sidecar.istio.io/inject": "false",  # a proxy would outlive the task; KFP says the same in an annotation, which the label outranks
     }
     if asked.num_accelerators:
         labels["kueue.x-k8s.io/queue-name"] = QUEUE

@@ -25,6 +25,7 @@ LABELS = {
     "app.kubernetes.io/part-of": "stablerep",
     "app.kubernetes.io/managed-by": "stablerep",
 }
+NO_SIDECAR = {"sidecar.istio.io/inject": "false"}  # of pods: a proxy would not reach istiod through the namespace's network policies
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import kserve
 from kubernetes import client
 
 from stablerep.cluster import Document
-from stablerep.endpoint.release import LABELS, Release, annotations_for
+from stablerep.endpoint.release import LABELS, NO_SIDECAR, Release, annotations_for
 from stablerep.errors import ConfigError
 from stablerep.identity import digest
 
@@ -122,7 +122,7 @@ def inference_service(
         **({"serving.kserve.io/autoscalerClass": service.autoscaler} if service.mode == "Standard" else {}),
     }
     # traffic of Standard mode comes through our own HTTPRoute or Service; an Ingress of KServe would go around it, to the canary too
-    labels = LABELS | ({"networking.kserve.io/visibility": "cluster-local"} if service.mode == "Standard" else {})
+    labels = LABELS | NO_SIDECAR | ({"networking.kserve.io/visibility": "cluster-local"} if service.mode == "Standard" else {})
     document = kserve.V1beta1InferenceService(
         api_version="serving.kserve.io/v1beta1",
         kind="InferenceService",

@@ -69,7 +69,7 @@ def test_images_are_pinned_and_of_the_lock(pipeline_pods: Pods) -> None:
 
     for name, pod in pipeline_pods:
         assert re.fullmatch(r"stablerep/[a-z]+@sha256:[0-9a-f]{64}", _main(pod)["image"]), name
-        assert _main(pod)["image"] == images()[pod["metadata"]["labels"]["app.kubernetes.io/component"]], name
+        assert _main(pod)["image"] == images()[pod["metadata"]["labels"]["app.kubernetes.io/component"].removeprefix("task-")], name
     given = {name: _environment(pod).get("STABLEREP_TRAIN_IMAGE", {}).get("value") for name, pod in pipeline_pods}
     expected = {name: images()["train"] if name.endswith("/pretrain") else None for name, _ in pipeline_pods}
     assert given == expected

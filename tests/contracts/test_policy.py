@@ -73,6 +73,33 @@ def test_pods_of_compiled_pipelines(pipeline_pods: list[tuple[str, Document]]) -
     assert {finding for pod in pods for finding in findings(pod)} == set()
 
 
+def test_nothing_but_the_monitor_of_tasks_selects_a_task(
+    rendered: dict[str, list[Document]], pipeline_pods: list[tuple[str, Document]]
+) -> None:
+    """A budget over a task stops every drain: a Workflow has no scale, so the budget allows no disruption at all. A Service would call it."""
+    kinds = ("PodDisruptionBudget", "Service", "PodMonitor")
+    selectors = {
+        f"{document['kind']}/{document['metadata']['name']}": document["spec"]["selector"]
+        for documents in rendered.values()
+        for document in documents
+        if document["kind"] in kinds
+    }
+    wanted = {name: selector.get("matchLabels", selector) for name, selector in selectors.items()}
+    assert {"PodDisruptionBudget/stablerep-serve", "PodDisruptionBudget/stablerep-features", "Service/stablerep-features"} <= set(wanted)
+    assert all(wanted.values()), "an empty selector selects everything"
+    found = {name for name, labels in wanted.items() for _, pod in pipeline_pods if labels.items() <= pod["metadata"]["labels"].items()}
+    assert found == {"PodMonitor/stablerep-tasks"}
+
+
+def test_tasks_are_no_training_and_no_serving_pods(
+    runtimes: dict[str, dict[str, Document]], pipeline_pods: list[tuple[str, Document]]
+) -> None:
+    component = "app.kubernetes.io/component"
+    workers = {pod.labels[component] for found in runtimes.values() for runtime in found.values() for pod in pods_of(runtime)}
+    assert workers == {"train", "serve"}
+    assert not workers & {pod["metadata"]["labels"][component] for _, pod in pipeline_pods}
+
+
 def _pod(**spec: Any) -> Pod:
     """A pod that every rule accepts."""
     container = {
@@ -87,7 +114,7 @@ def _pod(**spec: Any) -> Pod:
     }
     context = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
     volumes = [{"name": "tmp", "emptyDir": {}}, {"name": "shared", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}]
-    labels = {f"app.kubernetes.io/{key}": "stablerep" for key in ("name", "part-of", "component")}
+    labels = {f"app.kubernetes.io/{key}": "stablerep" for key in ("name", "part-of", "component")} | {"sidecar.istio.io/inject": "false"}
     pod = {"automountServiceAccountToken": False, "securityContext": context, "containers": [container], "volumes": volumes}
     return Pod("Pod/plain", labels, copy.deepcopy(pod | spec))
 
@@ -165,6 +192,8 @@ VIOLATIONS: list[tuple[str, Callable[[Pod], object]]] = [
     ("secrets-by-reference", _container(env=[{"name": "AWS_SECRET_ACCESS_KEY", "value": "x"}])),
     ("labels", lambda pod: pod.labels.pop("app.kubernetes.io/part-of")),
     ("labels", lambda pod: pod.labels.pop("app.kubernetes.io/component")),
+    ("no-sidecar", lambda pod: pod.labels.pop("sidecar.istio.io/inject")),
+    ("no-sidecar", lambda pod: pod.labels.update({"sidecar.istio.io/inject": "true"})),
     ("reserved-variables", _container(env=[{"name": "PET_NNODES", "value": "2"}])),
 ]
 

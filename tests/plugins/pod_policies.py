@@ -233,6 +233,12 @@ def our_labels(pod: Pod) -> Iterator[str]:
         yield "expected label app.kubernetes.io/component"
 
 
+def no_sidecar(pod: Pod) -> Iterator[str]:
+    """Profiles' namespaces inject Istio's proxy: it would outlive a job, and no policy of ours lets it reach istiod."""
+    if pod.labels.get("sidecar.istio.io/inject") != "false":
+        yield "expected label sidecar.istio.io/inject=false"
+
+
 def reserved_variables(pod: Pod) -> Iterator[str]:
     names = [each["name"] for container in pod.containers for each in container.get("env") or []]
     yield from (f"variable {name} is reserved for Trainer" for name in names if name.startswith("PET_"))
@@ -269,6 +275,7 @@ OURS: dict[str, Rule] = {
     "shared-memory": shared_memory,
     "secrets-by-reference": secrets_by_reference,
     "labels": our_labels,
+    "no-sidecar": no_sidecar,
     "reserved-variables": reserved_variables,
 }
 
