@@ -87,11 +87,24 @@ def knative_live_place(document: Document) -> Place | None:
     return Place(address.hostname, address.port or 80, "", f"{revision}-.*") if address.hostname and is_rolled_out else None
 
 
-def route_refusal(route: Document) -> str:
-    """What the Gateway holds against an HTTPRoute; empty where nothing is, or it has not looked yet."""
+def route_problem(route: Document) -> str:
+    """Why an HTTPRoute may not carry traffic as it stands; empty once every parent has taken its last change.
+
+    Gateway API: a parent says Accepted and ResolvedRefs about the generation it has seen; one that has not looked yet says nothing.
+    """
     parents = cast("list[dict[str, Any]]", _status(route).get("parents") or [])
-    conditions = [condition for parent in parents for condition in parent.get("conditions") or []]
-    return "; ".join(_words(condition) for condition in conditions if condition.get("status") == "False")
+    generation = int(route["metadata"].get("generation", 0))
+    found = [_parent_problem(parent, kind, generation) for parent in parents for kind in ("Accepted", "ResolvedRefs")]
+    return "; ".join(filter(None, found)) if found else "no Gateway has answered: is it there, and does its controller run?"
+
+
+def _parent_problem(parent: dict[str, Any], kind: str, generation: int) -> str:
+    conditions = cast("list[dict[str, Any]]", parent.get("conditions") or [])
+    condition = next((each for each in conditions if each.get("type") == kind), {"type": kind, "status": "Unknown"})
+    if condition.get("status") != "True":
+        return _words(condition)
+    is_old = int(condition.get("observedGeneration", generation)) < generation
+    return f"{kind} is of an earlier state of the route" if is_old else ""
 
 
 def diagnosis(api: ClusterApi, document: Document) -> str:

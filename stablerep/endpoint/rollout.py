@@ -102,6 +102,7 @@ def _expect(strategy: Strategy, wanted: Release) -> RolloutState:
 def _judge(strategy: Strategy, wanted: Release, problem: str, when: str) -> None:
     if not problem:
         return
+    log.error("endpoint %s: %s failed %s and is taken back: %s", strategy.endpoint.name, wanted.model_id, when, problem)
     strategy.withdraw()
     served = strategy.read().served
     now = f"serves {served.model_id} again" if served else "serves nothing"

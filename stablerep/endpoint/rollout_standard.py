@@ -2,13 +2,15 @@
 
 A promotion gives the canary everything, changes the stable one behind its back, waits for it, gives it everything and deletes the
 canary. A first deployment goes to `<name>` and gets its HTTPRoute when it is promoted. KServe's own spec.canary (0.19 and later) splits
-by numbers of replicas, which is too coarse for one or two of them.
+by numbers of replicas, which is too coarse for one or two of them. Weights count once the Gateway has taken them: it may refuse a route
+or its backends, and callers would get nothing.
 """
 
+import time
 from dataclasses import dataclass
 
 from stablerep.cluster import HTTP_ROUTE, Document
-from stablerep.endpoint.observed import Place, route_refusal, standard_place
+from stablerep.endpoint.observed import Place, route_problem, standard_place
 from stablerep.endpoint.release import ROLLOUT_STEP, Release, RolloutState, annotations_of, previous_of
 from stablerep.endpoint.strategy import Endpoint
 from stablerep.endpoint.traffic import route_name, split_route
@@ -42,6 +44,7 @@ class StandardCanary:
             self.endpoint.put(self.endpoint.build(self.endpoint.name, wanted))
             return
         self._send(0, state.served)
+        self._wait_route()
         self.endpoint.put(self.endpoint.build(self.canary, wanted, previous=state.served))
 
     def wait_candidate(self, wanted: Release) -> Place:
@@ -49,32 +52,34 @@ class StandardCanary:
         return self.endpoint.wait(self.endpoint.name if self._route() is None else self.canary, wanted, self._place)
 
     def wait_served(self, wanted: Release) -> Place:
-        """Wait for the stable one; a route that its Gateway refuses would send it nothing."""
+        """Wait for the stable one, and for the Gateway: a route that it does not take would send nothing."""
         place = self.endpoint.wait(self.endpoint.name, wanted, self._place)
-        refusal = route_refusal(self._route() or {})
-        if refusal:
-            name = f"{self.endpoint.namespace}/{route_name(self.endpoint.name)}"
-            raise LaunchError(
-                f"HTTPRoute {name}: Gateway {self.gateway} does not take it: {refusal}; see deploy.gateway and its allowedRoutes"
-            )
+        self._wait_route()
         return place
 
     def set_percent(self, percent: int) -> None:
-        """Change the weights."""
-        candidate = self.read().candidate
-        if candidate:
-            self._send(percent, candidate)
+        """Change the weights; the canary gets nothing again where the Gateway does not take them.
+
+        Raises:
+            LaunchError: it does not in time.
+        """
+        state = self.read()
+        if state.candidate:
+            self._give(percent, state.candidate, state.served)
 
     def promote(self) -> None:
         """The stable one becomes what the canary is, while the canary serves."""
         state = self.read()
         if state.candidate is None:
             return
-        if state.served is not None:
-            self._send(100, state.candidate)
+        if state.served is None:
+            self._give(0, state.candidate, None)
+        else:
+            self._give(100, state.candidate, state.served)
             before = previous_of(self.endpoint.get(self.endpoint.name)) if state.served == state.candidate else state.served
             self.wait_served(self.endpoint.put(self.endpoint.build(self.endpoint.name, state.candidate, previous=before)))
-        self._send(0, state.candidate)
+            self._send(0, state.candidate)
+            self._wait_route()
         self.endpoint.delete(self.canary)
 
     def withdraw(self) -> None:
@@ -82,6 +87,7 @@ class StandardCanary:
         state, previous = self.read(), previous_of(self.endpoint.get(self.endpoint.name))
         if state.candidate and state.served:
             self._send(0, state.served)
+            self._wait_route()
             self.endpoint.delete(self.canary)
         elif state.candidate:
             self.endpoint.delete(self.endpoint.name)
@@ -89,6 +95,34 @@ class StandardCanary:
             restored = self.endpoint.put(self.endpoint.build(self.endpoint.name, previous))
             self.wait_served(restored)
             self._send(0, restored)
+
+    def _give(self, percent: int, release: Release, served: Release | None) -> None:
+        """Give the canary its share, or the first encoder its route; as before, and a LaunchError, where the Gateway does not take it."""
+        self._send(percent, release)
+        try:
+            self._wait_route()
+        except LaunchError as error:
+            if served is None:
+                self._delete_route()
+            else:
+                self._send(0, served)
+            now = f"{served.model_id} has all of the traffic" if served else "nothing is served"
+            raise LaunchError(f"{error}; {release.model_id} is not promoted and stays dark, {now}") from error
+
+    def _wait_route(self) -> None:
+        seconds, name = self.endpoint.ready_timeout_seconds, f"{self.endpoint.namespace}/{route_name(self.endpoint.name)}"
+        deadline = time.monotonic() + seconds
+        while problem := self._route_problem():
+            if time.monotonic() > deadline:
+                raise LaunchError(
+                    f"HTTPRoute {name}: not taken by Gateway {self.gateway} after {seconds:.0f} s: {problem}; see deploy.gateway, "
+                    "its listeners and their allowedRoutes, then deploy again"
+                )
+            time.sleep(self.endpoint.poll_seconds)
+
+    def _route_problem(self) -> str:
+        route = self._route()
+        return route_problem(route) if route else "it is gone"
 
     def _send(self, percent: int, release: Release) -> None:
         route = split_route(self.endpoint.name, self.endpoint.namespace, self.gateway, self.canary, percent, release.model_id)

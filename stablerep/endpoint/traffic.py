@@ -11,6 +11,7 @@ from stablerep.endpoint.release import LABELS, MODEL_ID, ROLLOUT_STEP
 LIVE = "stablerep.dev/live"
 CANDIDATE = "stablerep.dev/candidate"
 HTTP_PORT, GRPC_PORT = 80, 8081  # of KServe's predictor Service
+EMBEDDINGS = "/v1/embeddings"  # names no model: of several endpoints behind one listener, the oldest HTTPRoute has it (Gateway API)
 
 
 def route_name(endpoint: str) -> str:
@@ -26,6 +27,8 @@ def predictor_service(service: str) -> str:
 def split_route(endpoint: str, namespace: str, gateway: str, canary: str, canary_percent: int, model_id: str) -> Document:
     """HTTPRoute that shares the requests of one model between the stable InferenceService and its canary.
 
+    It takes the paths that callers use and no more, because the Gateway may have other tenants; health is asked of the pods themselves.
+
     Args:
         endpoint: name of the model in the paths, and of the stable InferenceService.
         namespace: where both are.
@@ -36,7 +39,12 @@ def split_route(endpoint: str, namespace: str, gateway: str, canary: str, canary
     """
     gateway_namespace, _, gateway_name = gateway.partition("/")
     backends = [_backend(endpoint, 100 - canary_percent)] + ([_backend(canary, canary_percent)] if canary_percent else [])
-    paths = (("Exact", f"/v1/models/{endpoint}"), ("Exact", f"/v1/models/{endpoint}:predict"), ("PathPrefix", f"/v2/models/{endpoint}"))
+    paths = (
+        ("Exact", f"/v1/models/{endpoint}"),
+        ("Exact", f"/v1/models/{endpoint}:predict"),
+        ("PathPrefix", f"/v2/models/{endpoint}"),
+        ("Exact", EMBEDDINGS),
+    )
     return {
         "apiVersion": HTTP_ROUTE.api_version,
         "kind": HTTP_ROUTE.kind,

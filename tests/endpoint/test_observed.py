@@ -6,7 +6,7 @@ import pytest
 from fake_cluster import FakeCluster
 
 from stablerep.cluster import POD, SERVICE, ClusterApi, Document
-from stablerep.endpoint.observed import Place, diagnosis, is_ready, knative_live_place, knative_place, standard_place
+from stablerep.endpoint.observed import Place, diagnosis, is_ready, knative_live_place, knative_place, route_problem, standard_place
 from stablerep.endpoint.release import PREVIOUS_REVISION
 from stablerep.integrations.kubernetes_api import connect
 
@@ -100,3 +100,32 @@ def test_a_diagnosis_without_the_right_to_read_pods_says_so(api: ClusterApi, fak
     fake_cluster.forbidden.clear()
     assert "no pods" in diagnosis(api, _isvc({}))
     assert "no conditions yet: is KServe's controller running?" in diagnosis(api, _isvc({}))
+
+
+def _route(*parents: list[Document]) -> Document:
+    return {"metadata": {"generation": 2}, "status": {"parents": [{"conditions": conditions} for conditions in parents]}}
+
+
+def _said(accepted: str, resolved: str, generation: int = 2) -> list[Document]:
+    pairs = (("Accepted", accepted), ("ResolvedRefs", resolved))
+    return [{"type": kind, "status": status, "observedGeneration": generation} for kind, status in pairs]
+
+
+@pytest.mark.parametrize(
+    ("route", "problem"),
+    [
+        (_route(_said("True", "True")), ""),
+        (_route([{"type": kind, "status": "True"} for kind in ("ResolvedRefs", "Accepted")]), ""),
+        (_route(_said("True", "True"), _said("True", "False")), "ResolvedRefs=False"),
+        (_route(_said("Unknown", "True")), "Accepted=Unknown"),
+        (
+            _route(_said("True", "True", 1)),
+            "Accepted is of an earlier state of the route; ResolvedRefs is of an earlier state of the route",
+        ),
+        (_route([]), "Accepted=Unknown; ResolvedRefs=Unknown"),
+        (_route(), "no Gateway has answered: is it there, and does its controller run?"),
+        ({"metadata": {}}, "no Gateway has answered: is it there, and does its controller run?"),
+    ],
+)
+def test_a_route_counts_once_every_parent_has_taken_it(route: Document, problem: str) -> None:
+    assert route_problem(route) == problem

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 from cluster_rollout import Killed, Rollout
+from fake_kserve import ROUTE_TAKEN
 
 from stablerep.cluster import HTTP_ROUTE, INFERENCE_SERVICE, SERVICE, Document
-from stablerep.endpoint.release import ROLLOUT_STEP, previous_of, release_of
+from stablerep.endpoint.release import ROLLOUT_STEP, RolloutState, previous_of, release_of
 from stablerep.errors import GateError, LaunchError
 
 CANARIES = pytest.mark.parametrize("rollout", ["standard_canary", "knative_canary"], indirect=True)
@@ -292,18 +293,72 @@ def test_a_canary_that_is_still_being_deleted_is_waited_for(rollout: Rollout) ->
     assert rollout.strategy().read().candidate == rollout.release("model-c")
 
 
+NOT_ALLOWED: Document = {"type": "Accepted", "status": "False", "reason": "NotAllowedByListeners", "message": "namespace not allowed"}
+NO_BACKEND: Document = {"type": "ResolvedRefs", "status": "False", "reason": "BackendNotFound"}
+ACCEPTED, RESOLVED = ROUTE_TAKEN
+GATEWAYS = [
+    ((NOT_ALLOWED, RESOLVED), r"Accepted=False \(NotAllowedByListeners: namespace not allowed\)"),
+    ((ACCEPTED, NO_BACKEND), r"ResolvedRefs=False \(BackendNotFound\)"),
+    ((ACCEPTED,), "ResolvedRefs=Unknown"),
+    ((), "no Gateway has answered: is it there"),
+]
+
+
 @pytest.mark.parametrize("rollout", ["standard_canary"], indirect=True)
-def test_a_gateway_that_refuses_the_route_is_named(rollout: Rollout) -> None:
+@pytest.mark.parametrize(("says", "words"), GATEWAYS)
+def test_a_first_encoder_is_not_promoted_without_its_gateway(rollout: Rollout, says: tuple[Document, ...], words: str) -> None:
     rollout.deploy("model-a")
-    refusal = {"type": "Accepted", "status": "False", "reason": "NotAllowedByListeners", "message": "namespace stablerep is not allowed"}
-
-    def refuse(event: str, document: Document) -> None:
-        if not document.get("status"):
-            rollout.kserve.cluster.update_status(HTTP_ROUTE, "stablerep-traffic", {"parents": [{"conditions": [refusal]}]})
-
-    rollout.kserve.cluster.on_change(HTTP_ROUTE, refuse)
-    with pytest.raises(LaunchError, match=r"does not take it: Accepted=False \(NotAllowedByListeners: namespace stablerep is not"):
+    rollout.kserve.gateway, rollout.ready_timeout_seconds = says, 0.1
+    message = rf"stablerep-traffic: not taken by Gateway gateways/public after 0 s: {words}.*; model-a is not promoted .* nothing is served"
+    with pytest.raises(LaunchError, match=message):
         rollout.verify("model-a")
+    assert rollout.kserve.shares() == {}
+    assert rollout.strategy().read() == RolloutState(None, rollout.release("model-a"))
+    rollout.kserve.gateway, rollout.ready_timeout_seconds = ROUTE_TAKEN, 3.0
+    rollout.verify("model-a")
+    assert rollout.kserve.shares() == {"model-a": 100}
+
+
+@pytest.mark.parametrize("rollout", ["standard_canary"], indirect=True)
+@pytest.mark.parametrize("steps", [(5, 50), ()], ids=["steps", "at once"])
+@pytest.mark.parametrize(("says", "words"), GATEWAYS[:2])
+def test_a_step_that_the_gateway_refuses_is_taken_back(
+    rollout: Rollout, steps: tuple[int, ...], says: tuple[Document, ...], words: str
+) -> None:
+    rollout.promoted("model-a")
+    rollout.deploy("model-b")
+    rollout.steps, rollout.kserve.gateway, rollout.ready_timeout_seconds = steps, says, 0.1
+    with pytest.raises(LaunchError, match=rf"{words}.*; model-b is not promoted and stays dark, model-a has all of the traffic"):
+        rollout.verify("model-b")
+    assert rollout.seen == []
+    assert rollout.kserve.shares() == {"model-a": 100}
+    assert rollout.strategy().read() == RolloutState(rollout.release("model-a"), rollout.release("model-b"), 0)
+    rollout.kserve.gateway, rollout.ready_timeout_seconds = ROUTE_TAKEN, 3.0
+    rollout.verify("model-b")
+    assert rollout.kserve.shares() == {"model-b": 100}
+
+
+@pytest.mark.parametrize("rollout", ["standard_canary"], indirect=True)
+def test_pods_that_may_still_get_traffic_are_not_deleted(rollout: Rollout) -> None:
+    rollout.promoted("model-a")
+    rollout.deploy("model-b")
+    rollout.strategy().set_percent(50)
+    rollout.kserve.gateway, rollout.ready_timeout_seconds = (), 0.1
+    for move in (rollout.strategy().withdraw, lambda: rollout.strategy().launch(rollout.release("model-c"))):
+        with pytest.raises(LaunchError, match="Accepted is of an earlier state of the route"):
+            move()
+        canary = rollout.kserve.cluster.get(INFERENCE_SERVICE, "stablerep-canary")
+        assert canary is not None
+        assert release_of(canary).model_id == "model-b"
+
+
+@pytest.mark.parametrize("rollout", ["standard_canary"], indirect=True)
+def test_a_route_that_somebody_deletes_is_missed(rollout: Rollout) -> None:
+    rollout.promoted("model-a")
+    rollout.kserve.cluster.remove(HTTP_ROUTE, "stablerep-traffic")
+    rollout.ready_timeout_seconds = 0.1
+    with pytest.raises(LaunchError, match=r"stablerep-traffic: not taken by .*: it is gone;"):
+        rollout.strategy().wait_served(rollout.release("model-a"))
 
 
 @CANARIES

@@ -102,3 +102,29 @@ def test_the_files_of_this_machine_are_no_model_of_a_pod() -> None:
 
 def test_the_longest_name_fits_in_the_label_of_its_pods() -> None:
     assert len(f"isvc.{'e' * MAX_NAME}-canary-predictor") <= 63
+
+
+def _takes(match: Document, path: str) -> bool:
+    kind, value = match["path"]["type"], match["path"]["value"]
+    return path == value or (kind == "PathPrefix" and path.startswith(f"{value}/"))
+
+
+@pytest.mark.parametrize(
+    ("path", "is_taken"),
+    [
+        ("/v1/models/stablerep:predict", True),
+        ("/v1/models/stablerep", True),
+        ("/v2/models/stablerep", True),
+        ("/v2/models/stablerep/infer", True),
+        ("/v2/models/stablerep/ready", True),
+        ("/v1/embeddings", True),
+        ("/v1/models/other:predict", False),
+        ("/v2/models/stablerep-2/infer", False),
+        ("/v1/models", False),
+        ("/metrics", False),
+        ("/", False),
+    ],
+)
+def test_the_route_takes_what_callers_ask_and_leaves_the_gateway_to_others(path: str, is_taken: bool) -> None:
+    (rule,) = split_route("stablerep", "team-a", "gateways/public", "stablerep-canary", 25, "model-2b")["spec"]["rules"]
+    assert any(_takes(match, path) for match in rule["matches"]) == is_taken

@@ -18,6 +18,7 @@ from fake_cluster import FakeCluster
 from stablerep.cluster import EVENT, HTTP_ROUTE, INFERENCE_SERVICE, POD, SERVICE, Document
 
 Shares = dict[str, int]
+ROUTE_TAKEN: tuple[Document, ...] = ({"type": "Accepted", "status": "True"}, {"type": "ResolvedRefs", "status": "True"})
 
 
 class ModelServer(ThreadingHTTPServer):
@@ -76,7 +77,8 @@ class _Service:
 class FakeKServe:
     """broken: models whose pods never get ready. wrong: models that answer with other embeddings. start_seconds: until pods are ready.
 
-    lag_seconds: until the controller looks at a change; the status is that of before meanwhile.
+    lag_seconds: until a controller looks at a change; the status is that of before meanwhile.
+    gateway: what the Gateway says about every change of an HTTPRoute; nothing at all where it is empty.
     """
 
     def __init__(self, cluster: FakeCluster) -> None:
@@ -88,7 +90,8 @@ class FakeKServe:
         self._servers: dict[str, ModelServer] = {}
         self._lock = threading.RLock()
         cluster.on_change(INFERENCE_SERVICE, self._changed)
-        cluster.on_change(HTTP_ROUTE, lambda event, document: self._note())
+        self.gateway: tuple[Document, ...] = ROUTE_TAKEN
+        cluster.on_change(HTTP_ROUTE, self._routed)
         cluster.on_change(SERVICE, lambda event, document: self._note())
 
     def shares(self) -> Shares:
@@ -127,6 +130,25 @@ class FakeKServe:
             else:
                 self._pods(document)
         self._note()
+
+    def _routed(self, event: str, document: Document) -> None:
+        self._note()
+        if event == "DELETED" or not self.gateway:
+            return
+        said = [condition | {"observedGeneration": document["metadata"]["generation"]} for condition in self.gateway]
+        if _said(document) == said:
+            return
+        answer = {"parents": [{"controllerName": "gateway.example.org/played", "conditions": said}]}
+        if self.lag_seconds:
+            threading.Timer(self.lag_seconds, self._answer_route, (document["metadata"], answer)).start()
+        else:
+            self._answer_route(document["metadata"], answer)
+
+    def _answer_route(self, metadata: Document, answer: Document) -> None:
+        with self._lock:
+            route = self.cluster.get(HTTP_ROUTE, metadata["name"])
+            if route and route["metadata"]["generation"] == metadata["generation"]:
+                self.cluster.update_status(HTTP_ROUTE, metadata["name"], answer)
 
     def _look(self, name: str) -> None:
         with self._lock:
@@ -245,6 +267,10 @@ class FakeKServe:
             shares = self.shares()
             if not self.history or self.history[-1] != shares:
                 self.history.append(shares)
+
+
+def _said(route: Document) -> list[Document]:
+    return [condition for parent in route.get("status", {}).get("parents", []) for condition in parent["conditions"]]
 
 
 def _summed(parts: Any) -> Shares:
