@@ -3,7 +3,7 @@
 A stage's `run` takes plain values as they come from KFP, the command line or a test, opens a `Stage`, and returns a record. Environment
 variables are read here: STABLEREP_CLUSTER (`launch.*` and `deploy.*` words of the cluster, which the user's go over),
 STABLEREP_METRICS_PORT and STABLEREP_METRICS_HOST (exporter while a stage runs), STABLEREP_LOG_EVERY_SECONDS (progress lines where there
-is no terminal).
+is no terminal). Telemetry that cannot be kept never hides what the stage itself has to say.
 """
 
 import logging
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stablerep.config import Recipe, load_recipe
-from stablerep.errors import ConfigError, PortInUseError
+from stablerep.errors import ConfigError, DataError, PortInUseError
 from stablerep.store import Store
 from stablerep.telemetry import Reporter, Sink
 from stablerep.telemetry.reporter import JsonlSink
@@ -33,7 +33,9 @@ class Stage:
 
 
 @contextmanager
-def open_stage(name: str, recipe: str, overrides: str, store: str, metrics_key: str = "") -> Generator[Stage]:
+def open_stage(
+    name: str, recipe: str, overrides: str, store: str, metrics_key: str = "", *, keeps_metrics: bool = True
+) -> Generator[Stage]:
     """Open stage `name`; count a failure by its class; flush reports at the end.
 
     Args:
@@ -42,6 +44,7 @@ def open_stage(name: str, recipe: str, overrides: str, store: str, metrics_key: 
         overrides: `section.key=value` words.
         store: URI of the store.
         metrics_key: key of the metrics file in the store, default `telemetry/<stage>.jsonl`.
+        keeps_metrics: whether there is a metrics file; not where the store is known not to answer.
 
     Raises:
         ConfigError: the recipe or an override is wrong.
@@ -49,8 +52,9 @@ def open_stage(name: str, recipe: str, overrides: str, store: str, metrics_key: 
     set_up_logging()
     configuration = configured(recipe, overrides)
     opened = Store(store)
+    kept = _kept(opened, metrics_key or f"telemetry/{name}.jsonl") if keeps_metrics else ()
     prometheus, stop = _exporter()
-    reporter = Reporter(name, (JsonlSink(opened, metrics_key or f"telemetry/{name}.jsonl"), *prometheus), _log_every_seconds())
+    reporter = Reporter(name, (*kept, *prometheus), _log_every_seconds())
     try:
         yield Stage(name, configuration, opened, reporter)
     except Exception as error:
@@ -86,6 +90,15 @@ def _log_every_seconds() -> float:
         return max(float(text), 0.1)
     except ValueError as error:
         raise ConfigError(f"STABLEREP_LOG_EVERY_SECONDS: expected seconds, found {text!r}") from error
+
+
+def _kept(store: Store, key: str) -> tuple[Sink, ...]:
+    """The metrics file; none where what is there cannot be read, so that nothing is written over it either."""
+    try:
+        return (JsonlSink(store, key),)
+    except DataError as error:
+        log.warning("this stage keeps no metrics in the store: %s", error)
+        return ()
 
 
 def _exporter() -> tuple[tuple[Sink, ...], Callable[[], None]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from stablerep import __version__
 from stablerep.errors import ConfigError, StablerepError
 from stablerep.stages.doctor_self_tests import SELF_TESTS
-from stablerep.stages.preflight_table import Check, judged, plain
+from stablerep.stages.preflight_table import Check, failures, judged, plain
 from stablerep.stages.roles import ALL, ROLE_VARIABLE, ROLES, everything
 from stablerep.store import Store
 
@@ -55,11 +55,10 @@ def require_green(checks: Sequence[Check]) -> None:
     """Do nothing where every check is ok.
 
     Raises:
-        ConfigError: the checks that failed, each with its remedy.
+        ConfigError: the names of the checks that failed; the table has what to do.
     """
-    failed = [check for check in checks if not check.is_ok]
-    if failed:
-        raise ConfigError("doctor: " + "; ".join(f"{check.name}: {check.found}. Remedy: {check.remedy}" for check in failed))
+    if not all(check.is_ok for check in checks):
+        raise ConfigError(failures("doctor", checks))
 
 
 def _place() -> list[Check]:

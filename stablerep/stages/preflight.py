@@ -3,7 +3,8 @@
 On a laptop: the packages the recipe's stages import, a store that can be written, read and deleted, free space, a caption source, free
 ports, `torchrun` on the path. With a cluster (launch.backend or deploy.backend other than local, or inside a pod): its API server, the
 kinds it serves, the objects that are named, permissions, quota, nodes and, when asked for, a pod that looks around on one of them. All
-checks run before the first failure is raised. The table goes to standard error, the record to whoever called.
+checks run before the first failure is raised. The table goes to standard error, the record to whoever called; the error only names the
+rows that failed, because the table has what was found and what to do.
 """
 
 import os
@@ -17,16 +18,17 @@ from stablerep.cluster import ClusterApi
 from stablerep.config import Recipe
 from stablerep.errors import CaptionError, ClusterError, ConfigError, LaunchError, PortInUseError, StablerepError, StoreError
 from stablerep.stages import STAGES
-from stablerep.stages.context import open_stage
+from stablerep.stages.context import configured, open_stage
 from stablerep.stages.preflight_cluster import API_SERVER, check_cluster
-from stablerep.stages.preflight_local import check_here
+from stablerep.stages.preflight_local import STORE, check_here
 from stablerep.stages.preflight_needs import Scope
 from stablerep.stages.preflight_room import NODES, QUOTA
-from stablerep.stages.preflight_table import Check, Preflight, markdown, plain
+from stablerep.stages.preflight_table import Check, Preflight, failures, markdown, plain
+from stablerep.store import Store
 
-_BUDGET_SECONDS = 15.0  # for a server that does not answer
+_FIRST_SECONDS, _BUDGET_SECONDS = 5.0, 15.0  # for a server that does not answer: at all, or later a call
 _ERRORS: dict[str, type[StablerepError]] = {
-    "store": StoreError,
+    STORE: StoreError,
     "captions": CaptionError,
     "endpoint ports": PortInUseError,
     API_SERVER: ClusterError,
@@ -48,20 +50,21 @@ def run(recipe: str, overrides: str, store: str, *, stages: str = "", has_probe_
         table_path: where to write the Markdown table, or empty.
 
     Raises:
-        StablerepError: something is missing; the message lists what and what to do, the class is that of the first failure (StoreError,
+        StablerepError: something is missing; the message names the rows, the class is that of the first failure (StoreError,
             CaptionError, PortInUseError, ClusterError, LaunchError, else ConfigError).
     """
-    verbs = _verbs(stages)
-    with open_stage("preflight", recipe, overrides, store) as stage, ExitStack() as connections:
-        scope = Scope(stage.recipe, stage.store, bool(os.environ.get("KUBERNETES_SERVICE_HOST")), verbs)
-        checks = check_here(scope)
+    verbs, is_pod = _verbs(stages), bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
+    scope = Scope(configured(recipe, overrides), Store(store, is_patient=False), is_pod, verbs)
+    checks = check_here(scope)
+    has_store = all(check.is_ok for check in checks if check.name == STORE)
+    with open_stage("preflight", recipe, overrides, store, keeps_metrics=has_store), ExitStack() as connections:
         if scope.is_cluster or has_probe_pod:
             connect = partial(_connect, connections)
-            checks += check_cluster(scope, connect, has_probe_pod=has_probe_pod, image=_training_image(stage.recipe))
-    if table_path:
-        Path(table_path).write_text(markdown(checks), encoding="utf-8")
-    sys.stderr.write(plain(checks) + "\n")
-    _raise_first(checks)
+            checks += check_cluster(scope, connect, has_probe_pod=has_probe_pod, image=_training_image(scope.recipe))
+        if table_path:
+            Path(table_path).write_text(markdown(checks), encoding="utf-8")
+        sys.stderr.write(plain(checks) + "\n")
+        _raise_first(checks)
     return Preflight(tuple(checks))
 
 
@@ -75,6 +78,7 @@ def _verbs(stages: str) -> frozenset[str]:
 def _connect(connections: ExitStack) -> ClusterApi:
     from stablerep.integrations.kubernetes_api import connect
 
+    connections.enter_context(connect(budget_seconds=_FIRST_SECONDS)).server_version()
     return connections.enter_context(connect(budget_seconds=_BUDGET_SECONDS))
 
 
@@ -85,5 +89,4 @@ def _training_image(recipe: Recipe) -> str:
 def _raise_first(checks: Sequence[Check]) -> None:
     failed = [check for check in checks if not check.is_ok]
     if failed:
-        kind = _ERRORS.get(failed[0].name, ConfigError)
-        raise kind("preflight: " + "; ".join(f"{check.name}: {check.found}. Remedy: {check.remedy}" for check in failed))
+        raise _ERRORS.get(failed[0].name, ConfigError)(failures("preflight", checks))

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import sys
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,16 @@ from stablerep.captions.read import check_source
 from stablerep.errors import StablerepError
 from stablerep.stages.preflight_needs import Scope
 from stablerep.stages.preflight_table import Check, judged, unknown
+from stablerep.store import Store
 
 _PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "timm", "deepspeed", "torchx", "kserve", "prometheus_client")
 _FREE_BYTES = 2 << 30
+_STORE_SECONDS = 10.0  # a store of which nothing is heard for so long serves nobody
+STORE = "store"
+_CREDENTIALS = (
+    "give its address and credentials: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or an identity of the "
+    "cloud (on a cluster ConfigMap and Secret stablerep-store)"
+)
 
 
 def check_here(scope: Scope) -> list[Check]:
@@ -57,14 +65,29 @@ def _store(scope: Scope) -> Check:
     store, key = scope.store, f"preflight/{uuid.uuid4().hex}"
     if store.is_local and scope.is_cluster:
         remedy = "pass a store that every pod can reach: s3://bucket/prefix or gs://bucket/prefix"
-        return judged("store", False, f"{store.uri} is a folder of this machine, which the pods of a cluster do not see", remedy)
-    try:
-        store.write(key, b"stablerep")
-        is_same = store.read(key) == b"stablerep"
-        store.delete(key)
-    except StablerepError as error:
-        return judged("store", False, str(error), "pass a store that this account may write, read and delete in")
-    return judged("store", is_same, f"{store.uri} written, read and deleted", "pass a store that returns what was written")
+        return judged(STORE, False, f"{store.uri} is a folder of this machine, which the pods of a cluster do not see", remedy)
+    remedy = "pass a store that this account may write, read and delete in" + ("" if store.is_local else f", and {_CREDENTIALS}")
+
+    def look() -> Check:
+        try:
+            store.write(key, b"stablerep")
+            is_same = store.read(key) == b"stablerep"
+            store.delete(key)
+        except StablerepError as error:
+            return judged(STORE, False, str(error), remedy)
+        return judged(STORE, is_same, f"{store.uri} written, read and deleted", "pass a store that returns what was written")
+
+    found = _within(_STORE_SECONDS, look)
+    return found or judged(STORE, False, f"{store.uri} did not answer within {_STORE_SECONDS:g} s", remedy)
+
+
+def _within(seconds: float, look: Callable[[], Check]) -> Check | None:
+    """What `look` finds, or None where it takes longer: clients of object stores wait minutes for servers that drop every packet."""
+    found: list[Check] = []
+    thread = threading.Thread(target=lambda: found.append(look()), name="store", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else None
 
 
 def _space(scope: Scope) -> Check | None:
@@ -92,11 +115,18 @@ def _ports(scope: Scope) -> Check | None:
         return None
     deploy = scope.recipe.deploy
     taken = [port for port in (deploy.port, deploy.grpc_port) if port and _is_taken(port)]
-    ours = scope.store.exists(f"endpoints/{deploy.name}.json")
+    ours = bool(taken) and _has_endpoint(scope.store, deploy.name)
     found = (
         f"taken: {', '.join(map(str, taken))}" + (" (by this store's endpoint, replaced at deploy)" if ours else "") if taken else "free"
     )
     return judged("endpoint ports", not taken or ours, found, "set deploy.port and deploy.grpc_port to free ports, or 0 for any")
+
+
+def _has_endpoint(store: Store, name: str) -> bool:
+    try:
+        return store.exists(f"endpoints/{name}.json")
+    except StablerepError:
+        return False  # the store has a row of its own
 
 
 def _is_taken(port: int) -> bool:

@@ -86,5 +86,11 @@ def plain(checks: Sequence[Check], num_columns: int = 0) -> str:
     return "\n".join([*lines, ", ".join(f"{count} {state}" for state, count in counts.items() if count)])
 
 
+def failures(name: str, checks: Sequence[Check]) -> str:
+    """One line for the error that follows a table: `preflight: 2 failed: store, nodes`. What to do is in the table, once."""
+    failed = [check.name for check in checks if not check.is_ok]
+    return f"{name}: {len(failed)} failed: {', '.join(failed)}"
+
+
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")

@@ -2,7 +2,9 @@
 
 fsspec's listing cache is off, so that what another process wrote is seen. The file system is opened anew in a forked process
 (fsspec's loops and sockets do not survive a fork), so data-loader workers may share a store. Credentials and endpoints come from the
-environment as the back ends read them. Raises what the back end raises; `stablerep.store.store` explains it.
+environment as the back ends read them. botocore tries a server that does not answer five times with growing pauses, up to 15 s and far
+longer where packets are dropped; an impatient store, which only looks whether anything answers, tries once.
+Raises what the back end raises; `stablerep.store.store` explains it.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -15,17 +17,19 @@ from typing import IO, Any, cast
 
 from stablerep.store.local import temporary_beside
 
+_IMPATIENT = {"retries": {"max_attempts": 0}, "connect_timeout": 3, "read_timeout": 5}
+
 
 class RemoteObjects:
-    """Objects under a URI prefix; the empty key is the prefix itself."""
+    """Objects under a URI prefix; the empty key is the prefix itself. `is_patient` is heeded by s3:// only."""
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
+    def __init__(self, uri: str, *, is_patient: bool = True) -> None:
+        self._uri, self._is_patient = uri, is_patient
         self._opened: tuple[int, Any, str] | None = None
         self._file_system()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_uri": self._uri, "_opened": None}
+        return {"_uri": self._uri, "_is_patient": self._is_patient, "_opened": None}
 
     def exists(self, key: str) -> bool:
         """Whether an object, or a folder with objects, is there."""
@@ -97,8 +101,11 @@ class RemoteObjects:
 
     def _file_system(self) -> Any:
         if self._opened is None or self._opened[0] != os.getpid():
-            import fsspec  # only where it is needed: local stores open faster without
+            import fsspec.config  # only where it is needed: local stores open faster without
 
-            file_system, root = fsspec.core.url_to_fs(self._uri, use_listings_cache=False)
+            options: dict[str, Any] = {"use_listings_cache": False}
+            if not self._is_patient and self._uri.startswith("s3://"):
+                options["config_kwargs"] = fsspec.config.conf.get("s3", {}).get("config_kwargs", {}) | _IMPATIENT
+            file_system, root = fsspec.core.url_to_fs(self._uri, **options)
             self._opened = (os.getpid(), file_system, str(root).rstrip("/"))
         return self._opened[1]

@@ -28,12 +28,13 @@ class Store:
 
     Args:
         uri: `file:///absolute/folder`, a local path, `s3://bucket/prefix` or `gs://bucket/prefix`.
+        is_patient: whether a server that does not answer is asked again; not where the question is whether there is one (preflight).
 
     Raises:
         StoreError: the scheme is unknown or its package is not installed.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, is_patient: bool = True) -> None:
         scheme, separator, rest = uri.partition("://")
         self.is_local = not separator or scheme == "file"
         if self.is_local:
@@ -46,7 +47,7 @@ class Store:
         _refuse_patterns(rest, f"store {uri!r}")
         self.uri = uri.rstrip("/")
         try:
-            self._objects = RemoteObjects(self.uri)
+            self._objects = RemoteObjects(self.uri, is_patient=is_patient)
         except (ImportError, ValueError) as error:
             raise StoreError(f"store {uri!r}: expected file://, s3:// or gs:// with its package installed: {error}") from error
 

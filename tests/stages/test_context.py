@@ -1,4 +1,5 @@
 import json
+import logging
 import socket
 import urllib.request
 
@@ -44,6 +45,25 @@ def test_a_bad_environment_is_refused(name: str, value: str, store: Store, monke
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=f"{name}: expected .* found '{value}'"), open_stage("prepare", "smoke", "", store.uri):
         pass
+
+
+def test_metrics_that_cannot_be_kept_do_not_hide_what_the_stage_says(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    store.write("telemetry/commit.jsonl", b"\xff of another program")
+    log = logging.getLogger("stablerep")
+    log.addHandler(caplog.handler)
+    try:
+        with pytest.raises(DataError, match=r"^gone$"), open_stage("commit", "smoke", "", store.uri):
+            raise DataError("gone")
+    finally:
+        log.removeHandler(caplog.handler)
+    assert "this stage keeps no metrics in the store: cannot read" in caplog.text
+    assert store.read("telemetry/commit.jsonl") == b"\xff of another program"
+
+
+def test_no_metrics_are_kept_where_the_stage_says_so(store: Store) -> None:
+    with open_stage("commit", "smoke", "", store.uri, keeps_metrics=False) as stage:
+        stage.reporter.report("stablerep_generate_groups_total", 1)
+    assert store.list() == []
 
 
 def test_a_failure_is_counted_by_its_class(store: Store) -> None:

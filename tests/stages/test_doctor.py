@@ -78,9 +78,9 @@ def test_a_missing_package_and_a_missing_folder_are_named_and_the_other_checks_r
     assert re.search(r"^FAILED +launch self-test ", done.stdout, re.MULTILINE)
     assert re.search(r"^ok +kfp +kfp \d", done.stdout, re.MULTILINE)
     assert re.search(r"^ok +store +written, read and deleted", done.stdout, re.MULTILINE)
-    assert done.stderr.startswith("ConfigError: doctor: ")
-    assert "Remedy: use the image of this role, or run `make setup`" in done.stderr
-    assert "mount an emptyDir" in done.stderr
+    assert re.fullmatch(r"ConfigError: doctor: \d failed: (user, )?writable folders, torchx, launch self-test\n", done.stderr)
+    assert "-> use the image of this role, or run `make setup`" in done.stdout
+    assert "mount an emptyDir" in done.stdout
 
 
 def test_an_image_that_runs_as_root_is_not_green() -> None:
@@ -104,7 +104,7 @@ def test_an_unknown_role_is_refused() -> None:
         examine("trian")
 
 
-def test_green_is_silence_and_red_is_every_failure_with_its_remedy() -> None:
+def test_green_is_silence_and_red_names_every_failure() -> None:
     require_green([judged("one", True, "fine", "")])
-    with pytest.raises(ConfigError, match=r"^doctor: two: gone. Remedy: fetch it; three: torn. Remedy: mend it$"):
+    with pytest.raises(ConfigError, match=r"^doctor: 2 failed: two, three$"):
         require_green([judged("one", True, "", ""), judged("two", False, "gone", "fetch it"), judged("three", False, "torn", "mend it")])

@@ -1,7 +1,13 @@
 """preflight on a machine without a cluster: what is looked at where, the tables, the class of the error."""
 
 import json
+import os
+import re
 import socket
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -28,14 +34,19 @@ def test_every_failure_is_listed_with_its_remedy(tmp_path: Path, capsys: pytest.
         taken.listen()
         port = taken.getsockname()[1]
         overrides = f"captions.source={tmp_path}/none.csv deploy.port={port}"
-        message = rf"captions: .*none\.csv.*Remedy: set captions\.source.*; endpoint ports: taken: {port}\. Remedy: set deploy\.port"
-        with pytest.raises(CaptionError, match=message):
+        with pytest.raises(CaptionError, match=r"^preflight: 2 failed: captions, endpoint ports$"):
             preflight.run("smoke", overrides, store, table_path=str(table))
-        with pytest.raises(PortInUseError, match=f"taken: {port}"):
+        with pytest.raises(PortInUseError, match=r"^preflight: 1 failed: endpoint ports$"):
             preflight.run("smoke", f"deploy.port={port}", store)
     assert "| **failed** | captions |" in table.read_text(encoding="utf-8")
     assert "| ok | store |" in table.read_text(encoding="utf-8")
-    assert "FAILED       captions" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "FAILED       captions" in printed
+    assert f"taken: {port}" in printed
+    assert "-> set deploy.port" in printed
+    lines = map(json.loads, Store(store).read_text("telemetry/preflight.jsonl").splitlines())
+    counted = [line["labels"]["error"] for line in lines if line["metric"] == "stablerep_stage_failures_total"]
+    assert counted == ["CaptionError", "PortInUseError"]
 
 
 def test_a_sound_machine_passes(store: Store) -> None:
@@ -54,8 +65,48 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_a_store_that_cannot_be_written_raises_as_such(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in place of a folder", encoding="utf-8")
-    with pytest.raises(StoreError, match="store: cannot write"):
+    with pytest.raises(StoreError, match="preflight: 1 failed: store"):
         preflight._raise_first(list(_checks(str(tmp_path / "file")).values()))
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.mark.parametrize(("keys", "found"), [(KEYS, "Could not connect to the endpoint URL"), ({}, "Unable to locate credentials")])
+def test_an_object_store_out_of_reach_is_a_row_with_its_remedy_and_soon(keys: dict[str, str], found: str, tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "COLUMNS": "500", "AWS_EC2_METADATA_DISABLED": "true", **keys}
+    environment["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{_free_port()}"
+    words = ["--recipe", "smoke", "--store", "s3://bucket/prefix", "--set", f"captions.source={tmp_path}/none.csv"]
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "stablerep.cli", "preflight", *words], env=environment, capture_output=True, text=True, timeout=60
+    )
+    seconds = time.monotonic() - started
+    assert done.returncode == StoreError.exit_code
+    assert done.stdout == ""
+    assert re.search(rf"^FAILED +store +cannot write s3://bucket/prefix/.*{found}", done.stderr, re.MULTILINE)
+    assert re.search(r"^ +-> pass a store that .*AWS_ENDPOINT_URL.*AWS_ACCESS_KEY_ID", done.stderr, re.MULTILINE)
+    assert re.search(r"^FAILED +captions ", done.stderr, re.MULTILINE)
+    assert done.stderr.splitlines()[-1] == "StoreError: preflight: 2 failed: store, captions"
+    assert done.stderr.count(found) == 1
+    assert "Traceback" not in done.stderr
+    assert seconds < 12, "botocore alone tries for up to 15 s"
+
+
+def test_a_store_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight_local, "_STORE_SECONDS", 0.05)
+    is_over = threading.Event()
+    monkeypatch.setattr(Store, "write", lambda *_: is_over.wait(30))
+    check = _checks("memory://silent")["store"]
+    is_over.set()
+    assert (check.state, check.found) == ("failed", "memory://silent did not answer within 0.05 s")
+    assert "AWS_ENDPOINT_URL" in check.remedy
 
 
 def test_pods_cannot_use_a_folder_of_this_machine(tmp_path: Path) -> None:
