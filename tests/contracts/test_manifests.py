@@ -1,6 +1,7 @@
 """The manifests: they render, fit the API's schemas, agree with the code and with each other, and give away no more than is used."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -178,6 +179,45 @@ def test_a_single_user_has_the_words_of_the_overlay(overlay: str, rendered: Rend
     here, there = (load_recipe("quickstart", cluster=_words(documents)) for documents in (rendered[overlay], single))
     assert (there.launch.namespace, there.deploy.namespace) == ("stablerep", "stablerep")
     assert (here.launch, here.deploy) == (replace(there.launch, namespace=""), replace(there.deploy, namespace=""))
+    stores = [_of(documents, "ConfigMap")["stablerep-store"]["data"] for documents in (rendered[overlay], single)]
+    assert stores[0] == stores[1]
+    assert ("AWS_ENDPOINT_URL" in stores[0]) == (overlay == "kind")
+
+
+def _composed(folder: Path, *components: str, base: str, namespace: str) -> list[Document]:
+    """An overlay of a user's own, as manifests/README.md shows one: everything of `base`, and some components."""
+    content = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": namespace,
+        "resources": [os.path.relpath(MANIFESTS / base, folder)],
+        "components": [os.path.relpath(MANIFESTS / "components" / name, folder) for name in components],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return list(yaml.safe_load_all(render.render(folder)))
+
+
+@pytest.mark.parametrize(
+    ("base", "namespace"),
+    [
+        ("overlays/kind", "stablerep"),
+        ("overlays/knative", "stablerep"),
+        ("single-user/kind", "kubeflow"),
+        ("single-user/knative", "kubeflow"),
+    ],
+)
+def test_a_queue_can_be_added_where_there_is_none(base: str, namespace: str, tmp_path: Path, rendered: Rendered) -> None:
+    """Kueue holds back every task with its label that has no queue in its namespace (manifests/README.md, Kueue)."""
+    from pipelines.placement import QUEUE
+
+    documents = _composed(tmp_path.resolve(), "kueue", base=base, namespace=namespace)
+    (queue,) = [document for document in documents if document["kind"] == "LocalQueue"]
+    assert (queue["metadata"]["name"], queue["metadata"]["namespace"]) == (QUEUE, namespace)
+    cluster_queue = _of(rendered["cluster-kueue"], "ClusterQueue")[queue["spec"]["clusterQueue"]]
+    assert namespace in cluster_queue["spec"]["namespaceSelector"]["matchExpressions"][0]["values"]
+    assert load_recipe("quickstart", cluster=_words(documents)).launch.queue == QUEUE
+    bindings = [_of(found, "RoleBinding") for found in (documents, rendered[base.removeprefix("overlays/").replace("/", "-")])]
+    assert bindings[0] == bindings[1]
 
 
 def test_endpoints_scale_as_the_overlay_says(rendered: Rendered) -> None:
@@ -190,6 +230,9 @@ def test_endpoints_scale_as_the_overlay_says(rendered: Rendered) -> None:
         "kubeflow": ("blue_green", "none", 1),
     }
     assert found["knative"].has_steps
+    assert {deploy.ready_timeout_seconds for deploy in found.values()} == {1800.0}, "images of several GB, on nodes that come first"
+    annotations = _of(rendered["knative"], "ServingRuntime")["stablerep-encoder"]["spec"]["annotations"]
+    assert annotations["serving.knative.dev/progress-deadline"] == "1800s"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -397,7 +440,13 @@ def test_draining_nodes_keeps_the_endpoint(overlay: str, rendered: Rendered) -> 
     assert budget["maxUnavailable"] == 1
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_shared_namespace_has_no_limits_of_ours(rendered: Rendered) -> None:
+    """They would hold for the team's notebooks, too: see overlays/kubeflow."""
+    assert not {"ResourceQuota", "LimitRange"} & {document["kind"] for document in rendered["kubeflow"]}
+    assert {"ResourceQuota", "LimitRange"} <= {document["kind"] for document in rendered["gpu"]}
+
+
+@pytest.mark.parametrize("overlay", ["kind", "gpu", "knative"])
 def test_the_quota_holds_a_training_node(overlay: str, rendered: Rendered) -> None:
     hard = _of(rendered[overlay], "ResourceQuota")["stablerep"]["spec"]["hard"]
     limits = _node(_of(rendered[overlay], "TrainingRuntime")["stablerep-deepspeed"])["containers"][0]["resources"]["limits"]

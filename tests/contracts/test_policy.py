@@ -76,7 +76,7 @@ def test_pods_of_compiled_pipelines(pipeline_pods: list[tuple[str, Document]]) -
 def test_nothing_but_the_monitor_of_tasks_selects_a_task(
     rendered: dict[str, list[Document]], pipeline_pods: list[tuple[str, Document]]
 ) -> None:
-    """A budget over a task stops every drain: a Workflow has no scale, so the budget allows no disruption at all. A Service would call it."""
+    """A budget over a task stops every drain: a Workflow has no scale, so it allows no disruption at all."""
     kinds = ("PodDisruptionBudget", "Service", "PodMonitor")
     selectors = {
         f"{document['kind']}/{document['metadata']['name']}": document["spec"]["selector"]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import stablerep.cluster
-from stablerep.cluster import CONFIG_MAP, POD, RESOURCE_QUOTA, SECRET, TRAIN_JOB, VOLCANO_JOB, Kind
+from stablerep.cluster import CONFIG_MAP, GATEWAY, POD, RESOURCE_QUOTA, SECRET, TRAIN_JOB, VOLCANO_JOB, Kind
 from stablerep.config import load_recipe
 from stablerep.stages import STAGES
 from stablerep.stages.preflight_needs import DEPLOY_ROLE, LAUNCH_ROLE, Right, Scope, objects, rights
@@ -106,8 +106,11 @@ def test_every_right_is_given_by_the_role_that_the_remedy_names(words: str) -> N
 
 
 def test_preflight_may_look_at_what_it_looks_for() -> None:
-    named = [one for one in objects(_scope(WORDS[0]), "stablerep") if one.kind is not SECRET]
+    """In its namespace, Secrets left out: no Role reaches what is cluster-wide, or a Gateway in a namespace of its own."""
+    every = [one for words in WORDS for one in objects(_scope(words), "stablerep")]
+    named = [one for one in every if one.kind is not SECRET and one.kind.is_namespaced]
     assert [one for one in named if not _gives("stablerep-preflight", one.kind, "get", name=one.name)] == []
+    assert GATEWAY in {one.kind for one in named}
     assert _gives("stablerep-preflight", RESOURCE_QUOTA, "list")
     assert CONFIG_MAP in {one.kind for one in named}
 
