@@ -105,11 +105,12 @@ class ClusterBackend:
     def situation(self, handle: str) -> str:
         """Conditions, pods that do not get on, and warnings."""
         followed = self._jobs[handle]
-        parts = [followed.message, *(trouble_of(pod) for pod in followed.current_pods())]
+        parts = [followed.message, followed.watch_problem, *(trouble_of(pod) for pod in followed.current_pods())]
         try:
             events = [event for event in self._api.find(EVENT, self._namespace) if event.get("type") != "Normal"]
         except ClusterError as error:
-            return f"the events cannot be read: {error}"
+            events = []
+            parts.append(f"the events cannot be read: {error}")
         names = [followed.job.name, *(name_of(pod) for pod in followed.current_pods())]
         parts += [line for name in names for line in event_lines(events, name)]
         said = "; ".join(dict.fromkeys(part for part in parts if part))
@@ -128,7 +129,8 @@ class ClusterBackend:
         told = [
             replace(end, tail=followed.last_lines(pod, _NUM_TAIL_LINES), events=event_lines(events, end.pod)) for pod, end in ends if end
         ]
-        return JobFailure(followed.job.name, followed.message, tuple(told))
+        message = "; ".join(filter(None, (followed.message, followed.watch_problem)))
+        return JobFailure(followed.job.name, message, tuple(told))
 
     def cancel(self, handle: str) -> None:
         """Delete the job: its pods get SIGTERM and save. Nothing happens when it has ended, or is somebody else's by now."""
@@ -138,7 +140,7 @@ class ClusterBackend:
         name = followed.job.name
         try:
             found = self._api.get(self._kind.kind, name, self._namespace)
-            if found and uid_of(found) == followed.uid:
+            if found and uid_of(found) == followed.uid and not is_being_deleted(found):
                 self._api.delete(self._kind.kind, name, self._namespace)
         except ClusterError as error:
             command = f"kubectl delete {self._kind.kind.plural}.{self._kind.kind.group} {name} -n {self._namespace}"

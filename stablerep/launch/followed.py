@@ -1,7 +1,7 @@
 """One job that a launcher follows on a cluster: its last known state, its pods as a watch tells them, the log of its first node.
 
 The watch runs in a thread of its own, so that a pod that fails and is taken away between two looks is still known with its exit code. It is
-taken up again after whatever ends it. An API server that does not answer for a while changes nothing.
+taken up again after whatever ends it, and each reason is told once. An API server that does not answer for a while changes nothing.
 """
 
 import logging
@@ -33,6 +33,11 @@ _NUM_ADOPTED_LINES = 1000  # of a log that another launcher has shown before
 _PAUSE_SECONDS = 1.0
 
 
+def is_refused(error: ClusterError) -> bool:
+    """Whether the server refused the request, so that asking again soon is of no use."""
+    return 400 <= error.status < 500 and error.status != 429
+
+
 class PodWatch:
     """The pods of a job, also those that are gone, as last seen."""
 
@@ -40,6 +45,8 @@ class PodWatch:
         self._api, self._namespace, self._labels, self._watch_seconds = api, namespace, labels, watch_seconds
         self._pods: dict[str, Document] = {}
         self._gone: set[str] = set()
+        self._problem = ""
+        self._told: set[str] = set()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         threading.Thread(target=self._run, name="pods", daemon=True).start()
@@ -58,19 +65,39 @@ class PodWatch:
         with self._lock:
             return uid_of(pod) in self._gone
 
+    @property
+    def problem(self) -> str:
+        """Why pods are not seen at present; empty where they are."""
+        with self._lock:
+            return self._problem
+
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                for event in self._api.watch(POD, self._namespace, self._labels, seconds=self._watch_seconds):
-                    if self._stopped.is_set():
-                        return
-                    with self._lock:
-                        self._pods[uid_of(event.document)] = event.document
-                        if event.type == "DELETED":
-                            self._gone.add(uid_of(event.document))
-            except StablerepError as error:
-                log.debug("the watch of pods ended: %s", error)
+                self._follow()
+                self._note("")
+            except Exception as error:  # nobody is above this thread; without it a running job would seem to be pending
+                said = str(error) if isinstance(error, StablerepError) else f"{type(error).__name__}: {error}"
+                self._note(f"its pods cannot be watched: {said}")
                 self._stopped.wait(_PAUSE_SECONDS)
+
+    def _follow(self) -> None:
+        for event in self._api.watch(POD, self._namespace, self._labels, seconds=self._watch_seconds):
+            if self._stopped.is_set():
+                return
+            uid = uid_of(event.document)
+            with self._lock:
+                self._problem = ""
+                self._pods[uid] = event.document
+                if event.type == "DELETED":
+                    self._gone.add(uid)
+
+    def _note(self, problem: str) -> None:
+        with self._lock:
+            self._problem = problem
+        if problem and problem not in self._told:
+            self._told.add(problem)
+            log.warning("%s; trying again every %g s", problem, _PAUSE_SECONDS)
 
 
 class Followed:
@@ -110,6 +137,11 @@ class Followed:
         """Whether it was seen to have ended."""
         return self._state.is_final
 
+    @property
+    def watch_problem(self) -> str:
+        """Why its pods are not seen at present; empty where they are."""
+        return self._watch.problem
+
     def stop_watching(self) -> None:
         """End the thread."""
         self._watch.stop()
@@ -125,8 +157,7 @@ class Followed:
         try:
             found = self._api.get(self._kind.kind, self.job.name, self._namespace)
         except ClusterError as error:
-            is_refused = 400 <= error.status < 500 and error.status != 429
-            if is_refused or time.monotonic() - self._answered_at > self._patience.silence_seconds:
+            if is_refused(error) or time.monotonic() - self._answered_at > self._patience.silence_seconds:
                 raise
             log.warning("job %s: %s", self.job.name, error)
             return self._state

@@ -8,7 +8,7 @@ import pytest
 from fake_cluster import FakeCluster, ServiceAccount
 from played_cluster import DISRUPTED, UNSCHEDULABLE, Scene, Script, look
 
-from stablerep.cluster import POD, TRAIN_JOB
+from stablerep.cluster import EVENT, POD, TRAIN_JOB
 from stablerep.errors import (
     CheckpointError,
     ClusterError,
@@ -22,7 +22,7 @@ from stablerep.errors import (
 from stablerep.integrations.kubernetes_api import KubernetesApi, connect
 from stablerep.integrations.torchx_trainjob import train_job
 from stablerep.integrations.torchx_volcano import volcano_job
-from stablerep.launch import Budgets, Cause, JobEnd, JobState, Placement, TrainingJob, Watcher, run_job
+from stablerep.launch import Budgets, Cause, JobEnd, JobState, Placement, TrainingJob, Watcher, followed, run_job
 from stablerep.launch.cluster import ClusterBackend
 from stablerep.launch.followed import Patience
 from stablerep.launch.kinds import TrainJobKind, VolcanoKind
@@ -380,6 +380,73 @@ def test_a_watch_that_ends_or_is_refused_is_taken_up_again(fake_cluster: FakeClu
             stage.scene.condition("Complete")
 
         assert stage.launch(script).state is JobState.SUCCEEDED
+
+
+def test_a_watch_that_is_refused_is_told_once_and_is_the_reason_of_the_wait(
+    stage: Stage, fake_cluster: FakeCluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followed, "_PAUSE_SECONDS", 0.02)
+    fake_cluster.forbid("list", POD)
+
+    def script() -> Script:
+        stage.scene.run()
+        yield from stage.scene.until(lambda: len(fake_cluster.seen("list", POD)) > 3)
+
+    with pytest.raises(LaunchError, match=r"launch\.start_timeout_seconds.*the cluster says: its pods cannot be watched: .*forbidden"):
+        stage.launch(script, budgets=Budgets(5, 0.5, 5, 5))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len([text for text in warnings if "its pods cannot be watched" in text]) == 1
+
+
+def test_a_failure_without_pods_says_why_there_are_none(stage: Stage, fake_cluster: FakeCluster) -> None:
+    fake_cluster.forbid("watch", POD)
+
+    def script() -> Script:
+        yield from stage.scene.until(lambda: fake_cluster.seen("watch", POD))
+        yield from look(5)
+        stage.scene.fail("jobset failed")
+
+    failure = stage.launch(script).failure
+    assert failure is not None
+    assert failure.message.startswith("jobset failed; its pods cannot be watched: ")
+
+
+class OddWatch:
+    """An API server behind a proxy that answers watches with something else for a while."""
+
+    def __init__(self, api: KubernetesApi, *errors: Exception) -> None:
+        self._api, self._errors = api, list(errors)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._api, name)
+
+    def watch(self, *arguments: object, **named: object) -> Iterator[object]:
+        if self._errors:
+            raise self._errors.pop(0)
+        return self._api.watch(*arguments, **named)
+
+
+def test_a_watch_that_breaks_in_an_unknown_way_goes_on(
+    fake_cluster: FakeCluster, api: KubernetesApi, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followed, "_PAUSE_SECONDS", 0.02)
+    odd = OddWatch(api, KeyError("metadata"), ValueError("no JSON"), KeyError("metadata"))
+    for stage in _stage(fake_cluster, odd, tmp_path, "trainjob"):
+        assert stage.launch(lambda stage=stage: _run_well(stage)).state is JobState.SUCCEEDED
+        assert stage.backend.situation(f"stablerep/{JOB.name}") == ""
+    assert caplog.text.count("its pods cannot be watched: KeyError: 'metadata'") == 1
+    assert caplog.text.count("its pods cannot be watched: ValueError: no JSON") == 1
+
+
+def test_events_that_cannot_be_read_hide_nothing_else(stage: Stage, fake_cluster: FakeCluster) -> None:
+    fake_cluster.forbid("list", EVENT)
+
+    def script() -> Script:
+        stage.scene.suspend()
+        yield
+
+    with pytest.raises(LaunchError, match=r"the cluster says: Workload waits for quota; the events cannot be read: .*forbidden"):
+        stage.launch(script, budgets=Budgets(0.2, 5, 5, 5))
 
 
 # --- logs ---
