@@ -20,7 +20,7 @@ from stablerep.cluster import POD, Document, Kind, WatchEvent
 from stablerep.errors import ClusterError, ConfigError
 from stablerep.integrations.kubernetes_credentials import SERVICE_ACCOUNT_FOLDER, Credentials, find_credentials
 from stablerep.integrations.kubernetes_refusal import is_kind_missing, refusal
-from stablerep.integrations.kubernetes_transport import Answer, Call, RefusedError, Transport
+from stablerep.integrations.kubernetes_transport import READ_SECONDS, Answer, Call, RefusedError, Transport
 
 FIELD_MANAGER = "stablerep"
 BUDGET_SECONDS = 60.0
@@ -39,6 +39,7 @@ def connect(
     kubeconfig: str = "",
     service_account_folder: Path = SERVICE_ACCOUNT_FOLDER,
     budget_seconds: float = BUDGET_SECONDS,
+    read_seconds: float = READ_SECONDS,
 ) -> "KubernetesApi":
     """The API server that this process has credentials for; see `find_credentials` for where they are looked for.
 
@@ -47,11 +48,13 @@ def connect(
         kubeconfig: one or more files, before everything else.
         service_account_folder: where a pod has its token.
         budget_seconds: for how long a call is repeated while the server is unreachable, restarting or busy.
+        read_seconds: for how long one answer is waited for.
 
     Raises:
         ConfigError: there are no credentials, or they cannot be read.
     """
-    return KubernetesApi(find_credentials(kubeconfig, service_account_folder), namespace, budget_seconds=budget_seconds)
+    credentials = find_credentials(kubeconfig, service_account_folder)
+    return KubernetesApi(credentials, namespace, budget_seconds=budget_seconds, read_seconds=read_seconds)
 
 
 class KubernetesApi:
@@ -61,10 +64,18 @@ class KubernetesApi:
         credentials: of the account that acts.
         namespace: where a call names none; that of the credentials where empty.
         budget_seconds: for how long a call is repeated while the server is unreachable, restarting or busy.
+        read_seconds: for how long one answer is waited for.
     """
 
-    def __init__(self, credentials: Credentials, namespace: str = "", *, budget_seconds: float = BUDGET_SECONDS) -> None:
-        self._transport = Transport(credentials, budget_seconds)
+    def __init__(
+        self,
+        credentials: Credentials,
+        namespace: str = "",
+        *,
+        budget_seconds: float = BUDGET_SECONDS,
+        read_seconds: float = READ_SECONDS,
+    ) -> None:
+        self._transport = Transport(credentials, budget_seconds, read_seconds)
         self._namespace = namespace or credentials.namespace
 
     def __enter__(self) -> "KubernetesApi":

@@ -79,11 +79,13 @@ class Transport:
     Args:
         credentials: opened here, and again after a 401.
         budget_seconds: for how long one call is repeated before ClusterError is raised.
+        read_seconds: for how long one answer is waited for.
     """
 
-    def __init__(self, credentials: Credentials, budget_seconds: float) -> None:
+    def __init__(self, credentials: Credentials, budget_seconds: float, read_seconds: float = READ_SECONDS) -> None:
         self.credentials = credentials
         self.budget_seconds = budget_seconds
+        self._read_seconds = read_seconds
         self._lock = threading.Lock()
         self._client = credentials.open_client()
 
@@ -97,7 +99,7 @@ class Transport:
         Raises:
             ClusterError: no answer, or only temporary refusals, for `budget_seconds`.
         """
-        response = self._repeat(call, READ_SECONDS, True, self.budget_seconds if budget_seconds is None else budget_seconds)
+        response = self._repeat(call, self._read_seconds, True, self.budget_seconds if budget_seconds is None else budget_seconds)
         return Answer(response.status, response.data)
 
     def lines(self, call: Call, idle_seconds: float) -> Iterator[bytes]:
@@ -192,7 +194,7 @@ def _exchange(client: ApiClient, call: Call, read_seconds: float, is_whole: bool
         body=None if call.body is None else json.dumps(call.body).encode(),
         headers=headers,
         preload_content=is_whole,
-        timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
+        timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, read_seconds), read=read_seconds),
         retries=False,
     )
 

@@ -1,9 +1,9 @@
 """The AppDef of a job as a TrainJob of Kubeflow Trainer (trainer.kubeflow.org/v1alpha1, Trainer 2.2.1); nothing is submitted here.
 
 Image, environment and torchrun's arguments are the AppDef's; the addresses of the nodes are Trainer's business (it sets PET_NNODES,
-PET_NODE_RANK and their like, which a job must not). What a pod looks like (security context, /dev/shm, /tmp, metrics port, grace) is in the
-TrainingRuntime that the job names; a runtime patch adds where it may run. A pod's priority cannot be patched: the priority class
-is Kueue's.
+PET_NODE_RANK and their like, which a job must not). What a pod looks like (security context, /tmp, metrics port, grace) is in the
+TrainingRuntime that the job names; a runtime patch adds where it may run and the size of /dev/shm. A pod's grace and its priority cannot be
+patched: `launch.runtime` compares the one, the other is Kueue's.
 """
 
 import shlex
@@ -13,6 +13,7 @@ from stablerep.errors import ConfigError
 from stablerep.integrations.torchx_app import NODE_COMMAND, app_def
 from stablerep.integrations.torchx_pod import labels, resources
 from stablerep.launch import TrainingJob
+from stablerep.launch.runtime import NODE, SHARED_MEMORY
 
 _OF_TRAINER = ("--rdzv_backend", "--rdzv_endpoint", "--rdzv_id", "--nnodes", "--nproc_per_node", "--node_rank")
 _STORE_KEYS = {
@@ -93,6 +94,9 @@ def _patch(job: TrainingJob) -> dict[str, Any]:
         spec["nodeSelector"] = dict(placement.node_selector)
     if placement.tolerations:
         spec["tolerations"] = [toleration.document() for toleration in placement.tolerations]
+    if placement.shared_memory_mib:  # merged into the runtime's volume of this name
+        size = {"medium": "Memory", "sizeLimit": f"{placement.shared_memory_mib}Mi"}
+        spec["volumes"] = [{"name": SHARED_MEMORY, "emptyDir": size}]
     template = {"metadata": {"labels": labels(job)}, "spec": spec}
-    jobs = [{"name": "node", "template": {"spec": {"template": template}}}]
+    jobs = [{"name": NODE, "template": {"spec": {"template": template}}}]
     return {"manager": "stablerep.dev/launch", "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": jobs}}}}

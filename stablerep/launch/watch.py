@@ -85,7 +85,8 @@ def run_job(job: TrainingJob, backend: Backend, log_folder: Path, watcher: Watch
         backend.cancel(handle)
         watch.stream()
     watcher.on_tick()
-    return JobEnd(state, tuple(watch.tail), watch.is_stopped, time.monotonic() - started_at, failure)
+    is_stopped = watch.is_stopped or (state is JobState.CANCELLED and watcher.is_stop_asked())  # deleted at once, seen here later
+    return JobEnd(state, tuple(watch.tail), is_stopped, time.monotonic() - started_at, failure)
 
 
 def last_lines(lines: "deque[str] | tuple[str, ...]") -> str:

@@ -177,6 +177,7 @@ def rights(scope: Scope, own_namespace: str) -> list[Right]:
         job = TRAIN_JOB if launch.backend == "trainjob" else VOLCANO_JOB
         wanted += [
             Right(LAUNCH_ROLE, job, ("get", "create", "delete"), namespace),
+            *([Right(LAUNCH_ROLE, TRAINING_RUNTIME, ("get",), namespace)] if job is TRAIN_JOB else []),
             Right(LAUNCH_ROLE, POD, ("list", "watch"), namespace),
             Right(LAUNCH_ROLE, POD, ("get",), namespace, "log"),
             Right(LAUNCH_ROLE, EVENT, ("list",), namespace),

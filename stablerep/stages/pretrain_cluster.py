@@ -10,11 +10,13 @@ import signal
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import yaml
 from tqdm import tqdm
 
+from stablerep.cluster import ClusterApi
 from stablerep.config.schema import LaunchConfig
 from stablerep.errors import ConfigError, LaunchError, Preempted, StablerepError
 from stablerep.identity import canonical_json
@@ -22,6 +24,8 @@ from stablerep.launch import JobEnd, JobState, TrainingJob, Watcher, dry_run, ru
 from stablerep.launch.cluster import ClusterBackend
 from stablerep.launch.followed import Patience
 from stablerep.launch.kinds import TrainJobKind, VolcanoKind
+from stablerep.launch.prompt import PromptDeletion
+from stablerep.launch.runtime import check_runtime
 from stablerep.stages.context import Stage
 from stablerep.stages.pretrain_follow import JOB_KEY, LOG_NAME, Follower, count_divergence, last_step, log_folder
 from stablerep.stages.pretrain_run import RunConfig, budgets, training_job
@@ -62,11 +66,16 @@ def train(stage: Stage, plan: RunConfig, runs: Store, pace: Pace | None = None) 
     launch, pace = stage.recipe.launch, pace or Pace()
     _check_store(stage.store, launch)
     job = training_job(plan, stage.store.uri, launch, _image(launch))
-    with connect(launch.namespace) as api, stop_signals(signal.SIGTERM, signal.SIGINT) as is_stop_asked:
-        kind, document = _kind(launch)
-        with ClusterBackend(api, kind, document, launch.namespace, pace.patience) as backend:
+    kind, document = _kind(launch)
+    with connect(launch.namespace) as api, connect(launch.namespace, budget_seconds=2.0, read_seconds=1.0) as prompt_api:
+        deletion = PromptDeletion(prompt_api, kind, launch.namespace)
+        with (
+            stop_signals(signal.SIGTERM, signal.SIGINT, at_once=deletion) as is_stop_asked,
+            closing(deletion),
+            ClusterBackend(api, kind, document, launch.namespace, pace.patience) as backend,
+        ):
             runs.write(JOB_KEY, canonical_json(describe(job)))
-            attempts = Attempts(stage, plan, runs, backend, is_stop_asked, pace.poll_seconds)
+            attempts = Attempts(stage, plan, runs, api, backend, deletion, is_stop_asked, pace.poll_seconds)
             for left in range(launch.max_preemptions, -1, -1):
                 error = attempts.run_one(job)
                 if error is None:
@@ -83,16 +92,22 @@ class Attempts:
     stage: Stage
     plan: RunConfig
     runs: Store
+    api: ClusterApi
     backend: ClusterBackend
+    deletion: PromptDeletion
     is_stop_asked: Callable[[], bool]
     poll_seconds: float
 
     def run_one(self, job: TrainingJob) -> StablerepError | None:
         """Start an attempt, or follow the one that runs; returns why it did not end well."""
-        if self.is_stop_asked():
-            return Preempted(f"run {self.runs.uri}: stopped as asked before it started; run again to continue")
         plan, runs, launch = self.plan, self.runs, self.stage.recipe.launch
-        job = replace(job, attempt=self.backend.running_attempt(job) or uuid.uuid4().hex[:12])
+        running = self.backend.running_attempt(job)
+        if launch.backend == "trainjob" and not running:
+            check_runtime(self.api, job, launch.namespace)
+        job = replace(job, attempt=running or uuid.uuid4().hex[:12])
+        self.deletion.expect(job)
+        if self.is_stop_asked() and not running:  # one that runs is asked to save first
+            return Preempted(f"run {runs.uri}: stopped as asked before it started; run again to continue")
         runs.write(DOCUMENT_KEY, yaml.safe_dump(dry_run(job, self.backend), sort_keys=False))
         start = last_step(plan, runs)
         with log_folder(runs, job.attempt) as folder, (folder / LOG_NAME).open("w", encoding="utf-8") as file:

@@ -1,4 +1,7 @@
-"""The stage `pretrain` with a cluster backend: its store is S3, its API server a fake, its job is played."""
+"""The stage `pretrain` with a cluster backend: its API server is a fake, its job is played.
+
+Launchers that are signalled or killed are processes of their own, forked from one that has imported the stage without torch.
+"""
 
 import json
 import logging
@@ -8,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +22,13 @@ from fake_cluster import FakeCluster
 from played_cluster import Scene
 from tiny_groups import GENERATOR
 
-from stablerep.cluster import TRAIN_JOB
+from stablerep.cluster import TRAIN_JOB, TRAINING_RUNTIME
 from stablerep.config import load_recipe
 from stablerep.errors import ConfigError, DivergenceError, LaunchError, Preempted
 from stablerep.launch.followed import Patience
 from stablerep.launch.kinds import TrainJobKind
 from stablerep.records import DatasetRef
+from stablerep.stages import pretrain_follow
 from stablerep.stages.context import Stage
 from stablerep.stages.pretrain_cluster import Pace, train
 from stablerep.stages.pretrain_run import RunConfig, plan_run
@@ -96,10 +101,11 @@ def _wait(is_so: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def run(fake_cluster: FakeCluster, cluster_kubeconfig: Path, s3_store_uri: str) -> Run:
+def run(fake_cluster: FakeCluster, cluster_kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(pretrain_follow, "_LOOK_SECONDS", 0.05)
     plan = plan_run("smoke", load_recipe("smoke", WORDS).pretrain, DATASET)
     name = f"pretrain-{plan.run_key}"
-    return Run(fake_cluster, Store(s3_store_uri), plan, Scene(fake_cluster, TrainJobKind(), name))
+    return Run(fake_cluster, Store(f"memory://{uuid.uuid4().hex}"), plan, Scene(fake_cluster, TrainJobKind(), name))
 
 
 def test_a_run_leaves_its_document_its_job_and_its_log(run: Run) -> None:
@@ -190,11 +196,14 @@ def test_progress_in_the_store_is_the_sign_of_life(run: Run) -> None:
         for step in range(1, 4):
             metrics = dict.fromkeys(METRICS, float(step))
             run.runs.write("progress.json", RunProgress(run.scene.attempt, step, 9, 0.0, metrics).to_json())
-            time.sleep(0.2)
+            time.sleep(0.4)  # in all longer than it may be silent
+        told.append(time.monotonic())
 
+    told: list[float] = []
     run.play(act)
-    with pytest.raises(LaunchError, match=r"expected a training step within 3 s, found none.*launch\.heartbeat_timeout_seconds"):
-        run.train("launch.heartbeat_timeout_seconds=3")
+    with pytest.raises(LaunchError, match=r"expected a training step within 1 s, found none.*launch\.heartbeat_timeout_seconds"):
+        run.train("launch.heartbeat_timeout_seconds=1")
+    assert told, "it was given up while it made progress"
     assert run.scene.job is None
 
 
@@ -214,8 +223,8 @@ def test_sigterm_deletes_the_job_lets_it_save_and_is_a_preemption(run: Run) -> N
     assert len(run.cluster.seen("create", TRAIN_JOB)) == 1
 
 
-LAUNCHER = """
-import sys
+LAUNCHERS = """
+import json, os, signal, sys
 from importlib.abc import MetaPathFinder
 class NoTorch(MetaPathFinder):
     def find_spec(self, name, path, target=None):
@@ -223,38 +232,162 @@ class NoTorch(MetaPathFinder):
             raise ModuleNotFoundError(f"{name} is not in the launch image")
 sys.meta_path.insert(0, NoTorch())
 from stablerep.errors import StablerepError
-from stablerep.stages import pretrain
-try:
-    pretrain.run("smoke", sys.argv[1], sys.argv[2], dataset=sys.argv[3])
-except StablerepError as error:
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
+from stablerep.integrations import kubernetes_api, torchx_trainjob
+from stablerep.stages import pretrain, pretrain_cluster
+
+def launch(order):
+    os.dup2(os.open(order["log"], os.O_WRONLY | os.O_CREAT), 2)
+    os.environ.update(order["environment"])
+    pace = pretrain_cluster.Pace(order["poll_seconds"])
+    pretrain_cluster.Pace = lambda: pace
+    try:
+        pretrain.run("smoke", order["words"], order["store"], dataset=order["dataset"])
+    except StablerepError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
+
+for line in sys.stdin:
+    order = json.loads(line)
+    if "pid" in order:
+        answer = os.waitstatus_to_exitcode(os.waitpid(order["pid"], 0)[1])
+    else:
+        answer = os.fork()
+        if answer == 0:
+            os._exit(launch(order))
+    print(answer, flush=True)
 """
 
 
-def _launcher(run: Run) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", LAUNCHER, run.words, run.store.uri, DATASET.to_json()]
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(PROJECT)}, stderr=subprocess.PIPE, text=True)
+@dataclass
+class Launchers:
+    """Starts launchers: `run` in a process each."""
+
+    forker: "subprocess.Popen[str]"
+    folder: Path
+
+    def start(self, run: Run, poll_seconds: float = 2.0) -> "Launcher":
+        log = self.folder / f"{uuid.uuid4().hex}.log"
+        environment = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "KUBECONFIG"))}
+        order = {"log": str(log), "words": run.words, "store": run.store.uri, "dataset": DATASET.to_json()}
+        return Launcher(self, self.ask({**order, "environment": environment, "poll_seconds": poll_seconds}), log)
+
+    def ask(self, order: dict[str, object]) -> int:
+        assert self.forker.stdin is not None
+        assert self.forker.stdout is not None
+        self.forker.stdin.write(json.dumps(order) + "\n")
+        self.forker.stdin.flush()
+        return int(self.forker.stdout.readline())
+
+
+@dataclass
+class Launcher:
+    launchers: Launchers
+    pid: int
+    log: Path
+
+    def signal(self, number: signal.Signals) -> float:
+        os.kill(self.pid, number)
+        return time.monotonic()
+
+    def wait(self) -> int:
+        return self.launchers.ask({"pid": self.pid})
+
+
+@pytest.fixture(scope="module")
+def launchers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launchers]:
+    command = [sys.executable, "-c", LAUNCHERS]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as forker:
+        yield Launchers(forker, tmp_path_factory.mktemp("launchers"))
+        assert forker.stdin is not None
+        forker.stdin.close()
+
+
+def _deleted_after(run: Run, since: float, seconds: float) -> bool:
+    while not run.cluster.seen("delete", TRAIN_JOB):
+        if time.monotonic() - since > seconds:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+@pytest.mark.dist
+def test_a_launcher_told_to_end_deletes_its_job_at_once_and_waits_for_it(run: Run, launchers: Launchers) -> None:
+    run.cluster.keeps_deleted = True
+    launcher = launchers.start(run, poll_seconds=3.0)
+    _wait(lambda: run.cluster.seen("get", TRAIN_JOB)[1:])
+    run.scene.run()
+    time.sleep(0.1)  # it is asleep now
+    assert _deleted_after(run, launcher.signal(signal.SIGTERM), 0.5)
+    _wait(lambda: len(run.cluster.seen("get", TRAIN_JOB)) > 4)  # it lives on, and looks
+    run.cluster.remove(TRAIN_JOB, run.scene.name)
+    assert launcher.wait() == Preempted.exit_code
+    assert "stopped as asked, its last checkpoint is that of step 0" in launcher.log.read_text()
+    assert len(run.cluster.seen("delete", TRAIN_JOB)) == 1
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("moment", ["asleep", "asking", "creating"])
+def test_a_launcher_killed_right_after_it_was_told_has_deleted_its_job(run: Run, launchers: Launchers, moment: str) -> None:
+    if moment == "creating":
+        run.cluster.fail(200, verb="create", kind=TRAIN_JOB, seconds=0.2)
+    launcher = launchers.start(run, poll_seconds=0.05 if moment == "asking" else 60.0)
+    _wait(lambda: run.cluster.seen("create", TRAIN_JOB))
+    if moment != "creating":
+        _wait(lambda: run.cluster.seen("get", TRAIN_JOB)[1:])
+    if moment == "asking":
+        run.cluster.fail(200, verb="get", kind=TRAIN_JOB, seconds=30)
+        _wait(lambda: not any(fault.times for fault in run.cluster.faults))
+    told_at = launcher.signal(signal.SIGTERM)
+    _deleted_after(run, told_at, 0.3 + 0.2 * (moment == "creating"))
+    launcher.signal(signal.SIGKILL)
+    assert launcher.wait() == -signal.SIGKILL
+    assert len(run.cluster.seen("delete", TRAIN_JOB)) == 1
+    assert run.scene.job is None
 
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_a_killed_launcher_leaves_its_job_to_the_next_and_neither_needs_torch(run: Run) -> None:
-    first = _launcher(run)
+def test_a_killed_launcher_leaves_its_job_to_the_next_and_neither_needs_torch(run: Run, s3_store_uri: str, launchers: Launchers) -> None:
+    run.store = Store(s3_store_uri)
+    first = launchers.start(run)
     _wait(lambda: run.scene.attempt)
     attempt, uid = run.scene.attempt, (run.scene.job or {})["metadata"]["uid"]
     run.scene.run()
-    first.kill()
-    first.communicate()
-    second = _launcher(run)  # KFP retries the task
+    first.signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    second = launchers.start(run)  # KFP retries the task
     _wait(lambda: run.cluster.seen("create", TRAIN_JOB)[1:])
     assert run.scene.attempt == attempt
     assert (run.scene.job or {})["metadata"]["uid"] == uid
     run.fail_with("CheckpointError", "step-4 is damaged", 4)
-    _, errors = second.communicate(timeout=60)
-    assert second.returncode == 4, errors
+    assert second.wait() == 4
+    errors = second.log.read_text()
     assert "adopted, it runs on" in errors
     assert "CheckpointError: step-4 is damaged" in errors
+
+
+def test_where_the_prompt_deletion_is_refused_the_wait_deletes(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    run.cluster.fail(403, verb="delete", kind=TRAIN_JOB)
+
+    def act() -> None:
+        run.scene.run()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    run.play(act)
+    started_at = time.monotonic()
+    with pytest.raises(Preempted, match="stopped as asked"):
+        run.train("launch.grace_seconds=30")
+    assert time.monotonic() - started_at < 20, "the job was deleted only when its grace was over"
+    assert run.scene.job is None
+
+
+def test_a_runtime_that_kills_pods_while_they_save_is_refused_before_anything_is_made(run: Run) -> None:
+    run.cluster.set(TRAINING_RUNTIME, yaml.safe_load((PROJECT / "manifests/runtimes/training-runtime.yaml").read_text()))
+    with pytest.raises(ConfigError, match=r"terminationGracePeriodSeconds of 615 or more \(launch\.grace_seconds=600 .*found 150"):
+        run.train("launch.grace_seconds=600")
+    assert run.cluster.seen("create", TRAIN_JOB) == []
 
 
 def test_a_folder_of_this_machine_is_no_store_for_a_cluster(run: Run, store: Store) -> None:
