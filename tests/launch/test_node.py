@@ -1,11 +1,18 @@
-"""The container's command: torchrun with two real processes over gloo, and the exit code that comes out."""
+"""The container's command: torchrun with two real processes, and the exit code that comes out.
 
+One run is the whole command with workers that meet over gloo. The others need no torch in their workers (they meet in a folder), and are
+forked from a process that has imported torchrun once; each is started, and waited for, only by what it is.
+"""
+
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,25 +20,32 @@ import pytest
 from stablerep.launch.node import code_after_signal, first_code
 
 PROJECT = Path(__file__).resolve().parents[2]
-WORKER = """
-import os, signal, sys, time
+GLOO_WORKER = """
+import os
 import torch.distributed as dist
-mode = sys.argv[1]
 dist.init_process_group("gloo")
-rank = dist.get_rank()
+dist.barrier()
+print(f"rank {dist.get_rank()} of {dist.get_world_size()}", flush=True)
+dist.barrier()
+os._exit(0)
+"""
+WORKER = """
+import os, pathlib, signal, sys, time
+mode, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+rank = int(os.environ["RANK"])
 stopped = []
 signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
-dist.barrier()
-print(f"rank {rank} of {dist.get_world_size()}", flush=True)
+(folder / os.environ["RANK"]).touch()
+deadline = time.monotonic() + 60
+while len(list(folder.iterdir())) < int(os.environ["WORLD_SIZE"]) and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(f"rank {rank} of {os.environ['WORLD_SIZE']}", flush=True)
 if mode == "first-fails" and rank == 1:
     os._exit(5)
 if mode == "killed" and rank == 1:
     os.kill(os.getpid(), signal.SIGKILL)
-if mode == "well":
-    os._exit(0)
-deadline = time.monotonic() + 60
 while not stopped and time.monotonic() < deadline:
-    time.sleep(0.05)
+    time.sleep(0.01)
 os._exit(75 if mode != "cannot-save" else 6)
 """
 ARGUMENTS = [
@@ -49,66 +63,133 @@ ARGUMENTS = [
     "",
 ]
 LOOPBACK = {"PET_LOCAL_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "LOGLEVEL": "ERROR", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "20"}
+FORKER = """
+import json, os, sys
+from stablerep.launch.node import main
+from torch.distributed import run  # what `main` imports, once
+import torch.distributed.elastic.multiprocessing.errors, torch.distributed.launcher.api
 
-Process = subprocess.Popen[str]
+for line in sys.stdin:
+    order = json.loads(line)
+    if "pid" in order:
+        answer = os.waitstatus_to_exitcode(os.waitpid(order["pid"], 0)[1])
+    else:
+        answer = os.fork()
+        if answer == 0:
+            output = os.open(order["log"], os.O_WRONLY | os.O_CREAT)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            sys.argv = ["node", *order["arguments"]]
+            try:
+                code = main(order["arguments"])
+            except SystemExit as end:
+                code = end.code
+            sys.stdout.flush()
+            os._exit(code)
+    print(answer, flush=True)
+"""
 
 
-def _start(folder: Path, mode: str) -> Process:
-    script = folder / "worker.py"
+@dataclass
+class Node:
+    """A process that runs `stablerep.launch.node.main`."""
+
+    forker: "subprocess.Popen[str]"
+    pid: int
+    log: Path
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def wait(self) -> int:
+        return _ask(self.forker, {"pid": self.pid})
+
+
+def _ask(forker: "subprocess.Popen[str]", order: dict[str, object]) -> int:
+    assert forker.stdin is not None
+    assert forker.stdout is not None
+    forker.stdin.write(json.dumps(order) + "\n")
+    forker.stdin.flush()
+    return int(forker.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def forker() -> "Iterator[subprocess.Popen[str]]":
+    command, environment = [sys.executable, "-c", FORKER], os.environ | {"PYTHONPATH": str(PROJECT)} | LOOPBACK
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def _start(forker: "subprocess.Popen[str]", folder: Path, arguments: list[str]) -> Node:
+    log = folder / "log"
+    return Node(forker, _ask(forker, {"log": str(log), "arguments": arguments}), log)
+
+
+def _start_workers(forker: "subprocess.Popen[str]", folder: Path, mode: str) -> Node:
+    script, meeting = folder / "worker.py", folder / "meeting"
     script.write_text(WORKER)
-    command = [sys.executable, "-m", "stablerep.launch.node", *ARGUMENTS, str(script), mode]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)} | LOOPBACK
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    meeting.mkdir()
+    return _start(forker, folder, [*ARGUMENTS, str(script), mode, str(meeting)])
 
 
-def _wait_for_both(node: Process) -> None:
-    assert node.stdout is not None
-    seen = ""
-    while "rank 0 of 2" not in seen or "rank 1 of 2" not in seen:
-        line = node.stdout.readline()
-        assert line, seen
-        seen += line
+def _wait_for_both(node: Node) -> None:
+    deadline = time.monotonic() + 60
+    while "rank 0 of 2" not in node.output or "rank 1 of 2" not in node.output:
+        assert time.monotonic() < deadline, node.output
+        time.sleep(0.02)
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize(("mode", "code"), [("well", 0), ("first-fails", 5), ("killed", 137)])
-def test_the_first_failure_is_the_exit_code(tmp_path: Path, mode: str, code: int) -> None:
-    node = _start(tmp_path, mode)
-    output, _ = node.communicate(timeout=100)
-    assert node.returncode == code, output
-    assert "[0]:rank 0 of 2" in output
+def test_the_command_runs_workers_that_meet_over_gloo(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(GLOO_WORKER)
+    command = [sys.executable, "-m", "stablerep.launch.node", *ARGUMENTS, str(script)]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)} | LOOPBACK
+    node = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100, check=False)
+    assert node.returncode == 0, node.stdout
+    assert "[0]:rank 0 of 2" in node.stdout
+    assert "[1]:rank 1 of 2" in node.stdout
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(("mode", "code"), [("first-fails", 5), ("killed", 137)])
+def test_the_first_failure_is_the_exit_code(forker: "subprocess.Popen[str]", tmp_path: Path, mode: str, code: int) -> None:
+    node = _start_workers(forker, tmp_path, mode)
+    assert node.wait() == code, node.output
+    assert "[0]:rank 0 of 2" in node.output
 
 
 @pytest.mark.dist
 @pytest.mark.parametrize(("mode", "code"), [("saves", 75), ("cannot-save", 143)])
-def test_sigterm_is_75_only_when_the_workers_saved(tmp_path: Path, mode: str, code: int) -> None:
-    node = _start(tmp_path, mode)
+def test_sigterm_is_75_only_when_the_workers_saved(forker: "subprocess.Popen[str]", tmp_path: Path, mode: str, code: int) -> None:
+    node = _start_workers(forker, tmp_path, mode)
     _wait_for_both(node)
-    node.send_signal(signal.SIGTERM)
-    output, _ = node.communicate(timeout=100)
-    assert node.returncode == code, output
+    os.kill(node.pid, signal.SIGTERM)
+    assert node.wait() == code, node.output
 
 
 @pytest.mark.dist
-def test_sigterm_while_waiting_for_other_nodes_ends_at_once(tmp_path: Path) -> None:
+def test_sigterm_while_waiting_for_other_nodes_ends_at_once(forker: "subprocess.Popen[str]", tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # a first node that never answers
         port = str(silent.getsockname()[1])
         arguments = ["--nnodes", "2", "--node_rank", "1", "--nproc_per_node", "1", "--master_addr", "127.0.0.1", "--master_port", port]
-        command = [sys.executable, "-m", "stablerep.launch.node", *arguments, "nothing.py"]
-        node = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(PROJECT)} | LOOPBACK, stderr=subprocess.PIPE, text=True)
+        node = _start(forker, tmp_path, [*arguments, "nothing.py"])
         silent.settimeout(100)
         connection, _ = silent.accept()
         with connection:
             started_at = time.monotonic()
-            node.send_signal(signal.SIGTERM)
-            _, errors = node.communicate(timeout=60)
-    assert node.returncode == 75, errors
+            os.kill(node.pid, signal.SIGTERM)
+            assert node.wait() == 75, node.output
     assert time.monotonic() - started_at < 5
 
 
-def test_arguments_torchrun_refuses_end_with_2() -> None:
-    command = [sys.executable, "-m", "stablerep.launch.node", "--nproc_per_node"]
-    assert subprocess.run(command, env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True, check=False).returncode == 2
+def test_arguments_torchrun_refuses_end_with_2(forker: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    node = _start(forker, tmp_path, ["--nproc_per_node"])
+    assert node.wait() == 2
+    assert "expected one argument" in node.output
 
 
 @pytest.mark.parametrize(
