@@ -5,18 +5,20 @@ is not checked, and the table says so; where no API server answers, nothing behi
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from stablerep.cluster import LOCAL_QUEUE, VOLCANO_QUEUE, ClusterApi, Document, Kind, section
+from stablerep.cluster import ClusterApi
 from stablerep.errors import ClusterError, StablerepError
+from stablerep.stages.preflight_condition import problem_of
 from stablerep.stages.preflight_needs import INSTALL, ApiGroup, Named, Right, Scope, api_groups, in_version, objects, probe_rights, rights
 from stablerep.stages.preflight_probe import check_probe_pod
 from stablerep.stages.preflight_prometheus import check_prometheus
+from stablerep.stages.preflight_queue import check_task_queue
 from stablerep.stages.preflight_room import check_nodes, check_quota
 from stablerep.stages.preflight_table import Check, judged, looked, unknown
 
 API_SERVER = "Kubernetes API server"
-MIN_VERSION = (1, 29)
+MIN_VERSION = (1, 32)  # as manifests/README.md says
 
 
 def check_cluster(scope: Scope, connect: Callable[[], ClusterApi], *, has_probe_pod: bool = False, image: str = "") -> list[Check]:
@@ -39,6 +41,7 @@ def check_cluster(scope: Scope, connect: Callable[[], ClusterApi], *, has_probe_
     checks = [_version(version)]
     checks += [_group(api, wanted) for wanted in api_groups(scope)]
     checks += [_object(api, wanted) for wanted in objects(scope, api.namespace)]
+    checks += check_task_queue(api, scope)
     checks += [_right(api, wanted) for wanted in rights(scope, api.namespace)]
     if scope.trains:
         checks += [check_quota(api, scope), check_nodes(api, scope, version)]
@@ -82,26 +85,10 @@ def _object(api: ClusterApi, wanted: Named) -> Check:
             return unknown(name, f"none {place}", wanted.remedy)
         if found is None:
             return judged(name, False, f"none {place}", wanted.remedy)
-        problem = _problem(kind, found)
-        return judged(name, not problem, problem or f"there {place}", "ask whoever keeps the queue to open it" if problem else "")
+        problem, remedy = problem_of(kind, found)
+        return judged(name, not problem, problem or f"there {place}", remedy)
 
     return looked(name, look, wanted.remedy)
-
-
-def _problem(kind: Kind, document: Document) -> str:
-    """Why a queue takes no work; empty where it does, and for every other kind."""
-    status = section(document, "status")
-    if kind.plural == VOLCANO_QUEUE.plural and kind.group == VOLCANO_QUEUE.group:
-        state = str(status.get("state") or "Open")
-        return "" if state == "Open" else f"its state is {state}"
-    if kind.group != LOCAL_QUEUE.group:
-        return ""
-    stopped = section(document, "spec").get("stopPolicy") or "None"
-    if stopped != "None":
-        return f"stopped ({stopped})"
-    conditions: Iterable[Document] = status.get("conditions") or ()
-    inactive = next((c for c in conditions if c.get("type") == "Active" and c.get("status") == "False"), None)
-    return f"not active: {inactive.get('message') or inactive.get('reason')}" if inactive else ""
 
 
 def _right(api: ClusterApi, wanted: Right) -> Check:

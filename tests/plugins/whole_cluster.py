@@ -72,7 +72,8 @@ def furnish(cluster: FakeCluster) -> None:
         (LOCAL_QUEUE, "stablerep"),
     ):
         cluster.set(kind, {"metadata": {"name": name}})
-    cluster.set(GATEWAY, {"metadata": {"name": "public"}}, "default")
+    programmed = {"conditions": [{"type": "Programmed", "status": "True"}]}
+    cluster.set(GATEWAY, {"metadata": {"name": "public"}, "status": programmed}, "default")
     cluster.set(RESOURCE_QUOTA, quota({"requests.nvidia.com/gpu": "16", "limits.cpu": "200", "limits.memory": "1Ti", "pods": "50"}))
     for name in ("node-0", "node-1"):
         cluster.set(NODE, node(name))

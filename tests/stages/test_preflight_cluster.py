@@ -85,11 +85,16 @@ def _set(kind: Kind, *documents: dict[str, object]) -> Callable[[FakeCluster], N
 
 
 def _old(cluster: FakeCluster) -> None:
-    cluster.version = "v1.28.9-eks-1"
+    cluster.version = "v1.31.14-eks-1"
+
+
+def _gateway(*conditions: dict[str, str]) -> Callable[[FakeCluster], None]:
+    document = {"metadata": {"name": "public"}, "status": {"conditions": list(conditions)}}
+    return lambda cluster: cluster.set(GATEWAY, document, "default") and None
 
 
 FAILURES: list[tuple[str, Callable[[FakeCluster], None], str, str]] = [
-    (API_SERVER, _old, "v1.28.9", "Kubernetes 1.29 and later"),
+    (API_SERVER, _old, "v1.31.14", "Kubernetes 1.32 and later"),
     ("API jobset.x-k8s.io", _without(JOB_SET), "not installed (JobSet)", "install JobSet in a release that serves v1alpha2"),
     ("API keda.sh", _without(KEDA), "not installed (KEDA)", "install KEDA"),
     (
@@ -127,6 +132,13 @@ FAILURES: list[tuple[str, Callable[[FakeCluster], None], str, str]] = [
         "whoever keeps the queue",
     ),
     ("Gateway public", _gone(GATEWAY, "public", "default"), "none in namespace default", "create the Gateway"),
+    ("Gateway public", _gateway(), "not programmed: no controller has taken it", "controller of its GatewayClass"),
+    (
+        "Gateway public",
+        _gateway({"type": "Accepted", "status": "True"}, {"type": "Programmed", "status": "False", "reason": "AddressNotAssigned"}),
+        "not programmed: AddressNotAssigned",
+        "kubectl describe gateway",
+    ),
     (
         "rights on trainjobs.trainer.kubeflow.org",
         _forbid("create", TRAIN_JOB),
@@ -199,7 +211,8 @@ def test_only_what_the_stages_use_is_asked_for(api: KubernetesApi, cluster: Fake
     trains, serves = look(api, stages=("pretrain",)), look(api, stages=("deploy", "verify"))
     assert not [name for name in trains if re.search("kserve|gateway|keda|-serve|services", name)]
     assert not [name for name in serves if re.search("train|jobset|kueue|quota|nodes|queue", name)]
-    assert list(look(api, stages=("generate",), is_pod=True)) == [API_SERVER]
+    assert list(look(api, stages=("generate",), is_pod=True)) == [API_SERVER, "queue of GPU tasks"]
+    assert list(look(api, stages=("commit",), is_pod=True)) == [API_SERVER]
 
 
 def test_the_priority_of_a_train_job_is_kueues(api: KubernetesApi, cluster: FakeCluster) -> None:
