@@ -159,6 +159,36 @@ def test_config_map_keys_exist() -> None:
     assert files == set(example["stringData"])
 
 
+def test_annotations_of_the_secret_are_those_of_the_example() -> None:
+    """KServe's initializer asks AWS without them."""
+    example = yaml.safe_load((PROJECT / "manifests" / "base" / "secret.example.yaml").read_text(encoding="utf-8"))
+    (words,) = [words for words in _starting("kubectl", "-n", "stablerep") if words[3:6] == ["annotate", "secret", "stablerep-store"]]
+    assert dict(word.split("=", 1) for word in words[6:]) == example["metadata"]["annotations"]
+
+
+def test_one_release_of_kubernetes_is_the_oldest() -> None:
+    from manifests.render import KUBERNETES_VERSIONS
+    from stablerep.stages.preflight_cluster import MIN_VERSION
+
+    oldest = ".".join(map(str, MIN_VERSION))
+    (said,) = re.findall(r"^\| Kubernetes \| ([\d.]+) and later", TEXT, flags=re.MULTILINE)
+    (read_me,) = re.findall(r"Kubernetes ([\d.]+) and newer", (PROJECT / "manifests" / "README.md").read_text(encoding="utf-8"))
+    assert said == read_me == oldest
+    assert KUBERNETES_VERSIONS[0].startswith(f"{oldest}.")
+
+
+def test_removing_names_everything_that_installing_applies() -> None:
+    folders = {
+        verb: {words[-1 - ("--ignore-not-found" in words)] for words in _starting("kubectl", verb, "-k")} for verb in ("apply", "delete")
+    }
+    applied = folders["apply"] | set(re.findall(r"`kubectl apply -k (manifests/single-user/gpu)`", TEXT))
+    assert len(applied) == 3
+    assert folders["delete"] == applied | {"manifests/overlays/kubeflow"}
+    deletes = [words for words in _starting("kubectl", "-n") if words[3] == "delete" and "-l" in words]
+    assert {words[4] for words in deletes} == {"trainjobs", "jobs.batch.volcano.sh", "httproutes", "inferenceservices", "services"}
+    assert all("--ignore-not-found" in words for words in [*deletes, *_starting("kubectl", "delete", "-k")])
+
+
 def test_exit_codes_are_those_of_the_errors() -> None:
     rows = re.findall(r"^\| (\d+) \| (\w+)", TEXT, flags=re.MULTILINE)
     named = {name: int(code) for code, name in rows if isinstance(getattr(errors, name, None), type)}
