@@ -56,8 +56,13 @@ def check_runtime(api: ClusterApi, job: TrainingJob, namespace: str = "") -> Non
             error,
         )
         return
-    if found and (problems := list(_problems(found, placement))):
+    if found and (problems := runtime_problems(found, placement)):
         raise ConfigError(f"job {job.name}: TrainingRuntime {placement.runtime}: " + "; ".join(problems))
+
+
+def runtime_problems(runtime: Document, placement: Placement) -> list[str]:
+    """What of a runtime does not fit a job, each with what to do; preflight says the same before anything is spent."""
+    return list(_problems(runtime, placement))
 
 
 def _problems(runtime: Document, placement: Placement) -> Iterator[str]:

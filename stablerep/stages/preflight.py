@@ -78,7 +78,7 @@ def _verbs(stages: str) -> frozenset[str]:
 def _connect(connections: ExitStack) -> ClusterApi:
     from stablerep.integrations.kubernetes_api import connect
 
-    connections.enter_context(connect(budget_seconds=_FIRST_SECONDS)).server_version()
+    connections.enter_context(connect(budget_seconds=_FIRST_SECONDS, read_seconds=_FIRST_SECONDS)).server_version()
     return connections.enter_context(connect(budget_seconds=_BUDGET_SECONDS))
 
 

@@ -15,6 +15,7 @@ from stablerep.stages.preflight_probe import check_probe_pod
 from stablerep.stages.preflight_prometheus import check_prometheus
 from stablerep.stages.preflight_queue import check_task_queue
 from stablerep.stages.preflight_room import check_nodes, check_quota
+from stablerep.stages.preflight_runtime import check_runtime
 from stablerep.stages.preflight_table import Check, judged, looked, unknown
 
 API_SERVER = "Kubernetes API server"
@@ -44,6 +45,7 @@ def check_cluster(scope: Scope, connect: Callable[[], ClusterApi], *, has_probe_
     checks += check_task_queue(api, scope)
     checks += [_right(api, wanted) for wanted in rights(scope, api.namespace)]
     if scope.trains:
+        checks += check_runtime(api, scope)
         checks += [check_quota(api, scope), check_nodes(api, scope, version)]
     if scope.serves and scope.recipe.deploy.has_steps:
         checks.append(check_prometheus(scope.recipe.deploy.prometheus_url))

@@ -24,10 +24,10 @@ _PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "timm", "deeps
 _FREE_BYTES = 2 << 30
 _STORE_SECONDS = 10.0  # a store of which nothing is heard for so long serves nobody
 STORE = "store"
-_CREDENTIALS = (
-    "give its address and credentials: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or an identity of the "
-    "cloud (on a cluster ConfigMap and Secret stablerep-store)"
-)
+_CREDENTIALS = {
+    "s3": "AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (on a cluster ConfigMap and Secret stablerep-store)",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+}
 
 
 def check_here(scope: Scope) -> list[Check]:
@@ -66,7 +66,7 @@ def _store(scope: Scope) -> Check:
     if store.is_local and scope.is_cluster:
         remedy = "pass a store that every pod can reach: s3://bucket/prefix or gs://bucket/prefix"
         return judged(STORE, False, f"{store.uri} is a folder of this machine, which the pods of a cluster do not see", remedy)
-    remedy = "pass a store that this account may write, read and delete in" + ("" if store.is_local else f", and {_CREDENTIALS}")
+    remedy = "pass a store that this account may write, read and delete in" + _credentials(store)
 
     def look() -> Check:
         try:
@@ -79,6 +79,11 @@ def _store(scope: Scope) -> Check:
 
     found = _within(_STORE_SECONDS, look)
     return found or judged(STORE, False, f"{store.uri} did not answer within {_STORE_SECONDS:g} s", remedy)
+
+
+def _credentials(store: Store) -> str:
+    names = _CREDENTIALS.get(store.uri.partition("://")[0], "")
+    return f", with its address and credentials: {names}, or an identity of the cloud" if names else ""
 
 
 def _within(seconds: float, look: Callable[[], Check]) -> Check | None:

@@ -1,4 +1,4 @@
-"""A pod that looks around where the training job will run: is the image pulled, what does the node show, how large is /dev/shm?
+"""A pod that looks around where the training job will run: is the image pulled, what does the node show, how much of /dev/shm?
 
 It asks for one accelerator, runs `stablerep doctor` for some seconds and is deleted, whatever happens; should this process be killed, the
 cluster ends the pod at its deadline. It is started only when asked for, because a pool that grows by itself may add a node for it.
@@ -193,7 +193,8 @@ def _shared_memory(rows: dict[str, re.Match[str]], launch: LaunchConfig) -> Chec
     if size is None:
         return unknown(SHARED_MEMORY, "the pod's log says nothing about it")
     is_enough = int(size[1]) >= launch.shared_memory_gib * 1024
-    found = f"{int(size[1]) / 1024:.4g} GiB of launch.shared_memory_gib={launch.shared_memory_gib}"
+    given, wanted = f"{int(size[1]) / 1024:.4g} GiB", f"launch.shared_memory_gib={launch.shared_memory_gib}"
+    found = f"the node gives {given} to a volume of {wanted}, which the job's pods get as well"
     return judged(SHARED_MEMORY, is_enough, found, "lower launch.shared_memory_gib under the node's memory, or take a larger node")
 
 

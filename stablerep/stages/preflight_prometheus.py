@@ -7,7 +7,7 @@ import urllib.request
 
 from stablerep.stages.preflight_table import Check, judged
 
-_TIMEOUT_SECONDS = 10.0
+_TIMEOUT_SECONDS = 5.0
 
 
 def check_prometheus(url: str) -> Check:

@@ -1,7 +1,9 @@
 """A cluster that has everything a run asks for, and how preflight looks at it; shared by the tests of preflight."""
 
+from pathlib import Path
 from typing import Any
 
+import yaml
 from fake_cluster import FakeCluster
 
 from stablerep.cluster import (
@@ -61,17 +63,23 @@ def quota(hard: dict[str, str], used: dict[str, str] | None = None, **spec: Any)
     }
 
 
+def training_runtime() -> Document:
+    """The one of manifests/."""
+    path = Path(__file__).parents[2] / "manifests" / "runtimes" / "training-runtime.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
 def furnish(cluster: FakeCluster) -> None:
     """Everything that `WORDS` ask for."""
     cluster.kinds.add(KEDA)
     for kind, name in (
-        (TRAINING_RUNTIME, "stablerep-deepspeed"),
         (SERVING_RUNTIME, "stablerep-encoder"),
         (SERVICE_ACCOUNT, "stablerep-train"),
         (SERVICE_ACCOUNT, "stablerep-serve"),
         (LOCAL_QUEUE, "stablerep"),
     ):
         cluster.set(kind, {"metadata": {"name": name}})
+    cluster.set(TRAINING_RUNTIME, training_runtime())
     programmed = {"conditions": [{"type": "Programmed", "status": "True"}]}
     cluster.set(GATEWAY, {"metadata": {"name": "public"}, "status": programmed}, "default")
     cluster.set(RESOURCE_QUOTA, quota({"requests.nvidia.com/gpu": "16", "limits.cpu": "200", "limits.memory": "1Ti", "pods": "50"}))

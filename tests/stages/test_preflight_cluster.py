@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from fake_cluster import FakeCluster
-from whole_cluster import IMAGE, KEDA, furnish, look, node, quota, scope
+from whole_cluster import IMAGE, KEDA, furnish, look, node, quota, scope, training_runtime
 
 from stablerep.cluster import (
     CONFIG_MAP,
@@ -184,6 +185,42 @@ def test_each_failure_alone_has_its_remedy(
     assert [check.name for check in checks.values() if not check.is_ok] == [name]
     assert found in checks[name].found
     assert remedy in checks[name].remedy
+
+
+RUNTIME = "runtime of the job"
+
+
+def _patched(grace_seconds: int, volume: str, size: str) -> dict[str, Any]:
+    runtime = training_runtime()
+    pod = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    pod["terminationGracePeriodSeconds"] = grace_seconds
+    pod["volumes"][0] = {"name": volume, "emptyDir": {"medium": "Memory", "sizeLimit": size}}
+    pod["containers"][0]["volumeMounts"][0]["name"] = volume
+    return runtime
+
+
+def test_what_the_launcher_would_refuse_in_a_runtime_is_a_row(api: KubernetesApi, cluster: FakeCluster) -> None:
+    assert look(api)[RUNTIME].found == "leaves launch.grace_seconds=120 to save in; launch.shared_memory_gib=16 at /dev/shm"
+    check = look(api, "launch.grace_seconds=300")[RUNTIME]
+    assert check.state == "failed"
+    assert "launch.grace_seconds=300 to save in" in check.found
+    assert "found 150" in check.found
+    assert "launch.grace_seconds" in check.remedy
+    cluster.set(TRAINING_RUNTIME, _patched(150, "shared-memory", "1Gi"))
+    assert look(api)[RUNTIME].state == "ok", "the job sets the size of this volume"
+    cluster.set(TRAINING_RUNTIME, _patched(150, "dshm", "1Gi"))
+    assert "expected launch.shared_memory_gib=16 at /dev/shm, found volume dshm of 1Gi" in look(api)[RUNTIME].found
+    cluster.forbid("get", TRAINING_RUNTIME)
+    assert look(api)[RUNTIME].state == "not checked"
+    assert RUNTIME not in look(api, stages=("deploy",))
+    assert RUNTIME not in look(api, "launch.backend=volcano launch.queue=''")
+
+
+def test_a_runtime_that_would_refuse_is_that_of_the_job(api: KubernetesApi, cluster: FakeCluster) -> None:
+    other = _patched(30, "shared-memory", "16Gi") | {"metadata": {"name": "other"}}
+    cluster.set(TRAINING_RUNTIME, other, "team-a")
+    assert "found 30" in look(api, "launch.runtime=other launch.namespace=team-a")[RUNTIME].found
+    assert RUNTIME not in look(api, "launch.runtime=other")
 
 
 def test_what_may_not_be_looked_at_is_not_checked_and_stops_nothing(api: KubernetesApi, cluster: FakeCluster) -> None:
