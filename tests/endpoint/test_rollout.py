@@ -8,6 +8,7 @@ from cluster_rollout import Killed, Rollout
 from fake_kserve import ROUTE_TAKEN
 
 from stablerep.cluster import HTTP_ROUTE, INFERENCE_SERVICE, SERVICE, Document
+from stablerep.endpoint.observed import route_problem
 from stablerep.endpoint.release import ROLLOUT_STEP, RolloutState, previous_of, release_of
 from stablerep.errors import GateError, LaunchError
 
@@ -335,6 +336,24 @@ def test_a_step_that_the_gateway_refuses_is_taken_back(
     assert rollout.strategy().read() == RolloutState(rollout.release("model-a"), rollout.release("model-b"), 0)
     rollout.kserve.gateway, rollout.ready_timeout_seconds = ROUTE_TAKEN, 3.0
     rollout.verify("model-b")
+    assert rollout.kserve.shares() == {"model-b": 100}
+
+
+@pytest.mark.parametrize("rollout", ["standard_canary"], indirect=True)
+def test_a_slow_gateway_is_waited_for_at_every_move(rollout: Rollout) -> None:
+    rollout.kserve.gateway_lag_seconds = 0.1
+    rollout.promoted("model-a")
+    taken: list[str] = []
+
+    def note(event: str, document: Document) -> None:
+        route = rollout.kserve.cluster.get(HTTP_ROUTE, "stablerep-traffic") or {}
+        if event in ("ADDED", "DELETED") or document["metadata"]["name"] == "stablerep":
+            taken.append(route_problem(route))
+
+    rollout.kserve.cluster.on_change(INFERENCE_SERVICE, note)
+    rollout.promoted("model-b")
+    assert len(taken) >= 3, "the canary came, the stable one changed, the canary went"
+    assert set(taken) == {""}
     assert rollout.kserve.shares() == {"model-b": 100}
 
 

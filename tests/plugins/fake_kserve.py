@@ -77,7 +77,7 @@ class _Service:
 class FakeKServe:
     """broken: models whose pods never get ready. wrong: models that answer with other embeddings. start_seconds: until pods are ready.
 
-    lag_seconds: until a controller looks at a change; the status is that of before meanwhile.
+    lag_seconds, gateway_lag_seconds: until KServe, or the Gateway, looks at a change; the status is that of before meanwhile.
     gateway: what the Gateway says about every change of an HTTPRoute; nothing at all where it is empty.
     """
 
@@ -91,6 +91,7 @@ class FakeKServe:
         self._lock = threading.RLock()
         cluster.on_change(INFERENCE_SERVICE, self._changed)
         self.gateway: tuple[Document, ...] = ROUTE_TAKEN
+        self.gateway_lag_seconds = 0.0
         cluster.on_change(HTTP_ROUTE, self._routed)
         cluster.on_change(SERVICE, lambda event, document: self._note())
 
@@ -139,8 +140,8 @@ class FakeKServe:
         if _said(document) == said:
             return
         answer = {"parents": [{"controllerName": "gateway.example.org/played", "conditions": said}]}
-        if self.lag_seconds:
-            threading.Timer(self.lag_seconds, self._answer_route, (document["metadata"], answer)).start()
+        if self.gateway_lag_seconds:
+            threading.Timer(self.gateway_lag_seconds, self._answer_route, (document["metadata"], answer)).start()
         else:
             self._answer_route(document["metadata"], answer)
 
