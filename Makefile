@@ -36,8 +36,8 @@ check: .venv/ready  ## lint, types, drift of the compiled pipelines, contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest tests/contracts
-test: .venv/ready  ## all tests
-	$(BIN)/python -m pytest
+test: .venv/ready  ## all tests, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 mutants: .venv/ready  ## put one fault after another into a copy of the product; tests must notice each: NAMES="losses launch"
 	$(BIN)/python tests/mutants/run.py $(NAMES)
