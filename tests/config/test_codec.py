@@ -120,7 +120,7 @@ def test_what_a_cluster_sets_lies_below_the_users_words() -> None:
 
 
 def test_a_cluster_sets_nothing_that_decides_a_result() -> None:
-    with pytest.raises(ConfigError, match="STABLEREP_CLUSTER: expected keys of launch and deploy, found 'pretrain.num_steps'"):
+    with pytest.raises(ConfigError, match=r"STABLEREP_CLUSTER: expected keys of launch and deploy, found 'pretrain.num_steps'"):
         load_recipe("quickstart", cluster="pretrain.num_steps=1")
 
 
