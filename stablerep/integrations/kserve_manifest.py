@@ -61,9 +61,7 @@ class EncoderService:
             self.autoscaler in (("knative", "none") if is_knative else ("none", "hpa", "keda", "external")),
             f"deploy.autoscaler={self.autoscaler}: {self.mode} mode takes {'knative' if is_knative else 'none, hpa, keda or external'}",
         )
-        _check(
-            self.min_replicas >= (0 if is_knative else 1), f"deploy.min_replicas={self.min_replicas}: only Knative scales to zero"
-        )
+        _check(self.min_replicas >= (0 if is_knative else 1), f"deploy.min_replicas={self.min_replicas}: only Knative scales to zero")
         _check(self.max_replicas >= max(1, self.min_replicas), f"deploy.max_replicas={self.max_replicas}: expected min_replicas or more")
         _check(
             self.autoscaler != "none" or is_knative or self.max_replicas == self.min_replicas,
