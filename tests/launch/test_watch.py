@@ -86,6 +86,19 @@ def test_a_job_that_does_not_stop_in_time_is_cancelled(tmp_path: Path) -> None:
     assert (end.state, end.is_stopped) == (JobState.CANCELLED, True)
 
 
+def test_a_job_deleted_at_once_was_stopped_and_not_taken_away(tmp_path: Path) -> None:
+    is_asked: list[bool] = []
+
+    def tick() -> None:
+        is_asked.append(True)  # after this look at the signal, and before the next one, the job is gone
+
+    backend = FakeBackend([JobState.RUNNING, JobState.CANCELLED])
+    end = run_job(JOB, backend, tmp_path, Watcher(on_tick=tick, is_stop_asked=lambda: len(is_asked) > 1, poll_seconds=0.01))
+    assert (end.state, end.is_stopped) == (JobState.CANCELLED, True)
+    end = run_job(JOB, FakeBackend([JobState.CANCELLED]), tmp_path)
+    assert not end.is_stopped
+
+
 def test_an_error_while_watching_ends_the_job(tmp_path: Path) -> None:
     backend = FakeBackend([JobState.RUNNING])
 
