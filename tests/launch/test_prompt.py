@@ -84,6 +84,19 @@ def test_a_refusal_ends_the_attempt_and_is_told(api: KubernetesApi, scene: Scene
     assert "forbidden" in caplog.text
 
 
+def test_a_job_that_is_just_being_made_is_waited_for(api: KubernetesApi, fake_cluster: FakeCluster, tmp_path: Path) -> None:
+    deletion = _deletion(api, patience_seconds=20)
+    deletion.expect(JOB)
+    thread = threading.Thread(target=deletion)
+    thread.start()
+    while not fake_cluster.seen("get", TRAIN_JOB):
+        time.sleep(0.01)
+    with ClusterBackend(api, TrainJobKind(), train_job) as backend:
+        backend.submit(JOB, tmp_path)
+    thread.join(10)
+    assert len(fake_cluster.seen("delete", TRAIN_JOB)) == 1
+
+
 def test_closing_ends_a_call_that_looks_for_a_job(api: KubernetesApi, fake_cluster: FakeCluster) -> None:
     deletion = _deletion(api, patience_seconds=60)
     deletion.expect(JOB)

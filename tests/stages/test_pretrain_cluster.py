@@ -387,7 +387,7 @@ def test_where_the_prompt_deletion_is_refused_the_wait_deletes(run: Run, caplog:
 def test_a_runtime_that_kills_pods_while_they_save_is_refused_before_anything_is_made(run: Run) -> None:
     run.cluster.set(TRAINING_RUNTIME, yaml.safe_load((PROJECT / "manifests/runtimes/training-runtime.yaml").read_text()))
     with pytest.raises(ConfigError, match=r"terminationGracePeriodSeconds of 615 or more \(launch\.grace_seconds=600 .*found 150"):
-        run.train("launch.grace_seconds=600")
+        run.train("launch.grace_seconds=600 launch.queue_timeout_seconds=5 launch.start_timeout_seconds=5")
     assert run.cluster.seen("create", TRAIN_JOB) == []
 
 
