@@ -344,8 +344,8 @@ def test_a_launcher_killed_right_after_it_was_told_has_deleted_its_job(run: Run,
     _deleted_after(run, told_at, 0.3 + 0.2 * (moment == "creating"))
     launcher.signal(signal.SIGKILL)
     assert launcher.wait() == -signal.SIGKILL
-    assert len(run.cluster.seen("delete", TRAIN_JOB)) == 1
-    assert run.scene.job is None
+    assert run.cluster.seen("delete", TRAIN_JOB)
+    _wait(lambda: run.scene.job is None)  # the server may still be at it
 
 
 @pytest.mark.dist
