@@ -1,0 +1,153 @@
+"""What metrics cost: the share of a training run's time that is spent on reporting.
+
+    python benchmarks/telemetry.py [--steps 60] [--points-before 900] [--threads 2] [--seed 0]
+
+Real steps of recipe quickstart in one process (loader, towers, losses, AdamW; 64 captions x 4 images of 32 px), each reported to the real
+journal with all sinks: history file, progress file, Prometheus. The journal is the clock's only subject: the seconds inside its calls over
+the seconds of the whole loop. To be no kinder than the end of a long run, its history starts with `--points-before` points of every metric,
+which each write of the file writes again. Steps of a GPU recipe are as long or longer; reports of a long run are a thousand at most.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import torch
+from groups import commit_groups, pictures
+from prometheus_client import CollectorRegistry
+from result import Row, parser_of, write
+
+from stablerep.batches import Batch, GroupLoader
+from stablerep.batches.tokenize import CaptionTokenizer, build_tokenizer
+from stablerep.config.recipes import RECIPES
+from stablerep.integrations.prometheus_sink import PrometheusSink
+from stablerep.models import normalisation
+from stablerep.shards.read import GroupDataset
+from stablerep.stages.pretrain_parts import build_engine, model_spec
+from stablerep.store import Store
+from stablerep.training.journal import Journal
+from stablerep.training.processes import Processes
+
+PRETRAIN = RECIPES["quickstart"].pretrain
+NUM_GROUPS = 256
+
+
+class TimedJournal:
+    """A journal, and the seconds spent in it."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.seconds = 0.0
+        self.calls: list[float] = []
+
+    def step(self, *values: object) -> None:
+        """Report one step."""
+        started_at = time.perf_counter()
+        self._journal.step(*values)  # type: ignore[arg-type]
+        self.calls.append(time.perf_counter() - started_at)
+        self.seconds += self.calls[-1]
+
+    def flush(self) -> None:
+        """Write what a checkpoint makes the journal write."""
+        started_at = time.perf_counter()
+        self._journal.flush()
+        self.seconds += time.perf_counter() - started_at
+
+
+def tokenizer_of(dataset: GroupDataset) -> CaptionTokenizer:
+    """As a run learns it."""
+    text = PRETRAIN.text
+    return build_tokenizer(
+        [dataset.caption(position).text for position in range(dataset.num_groups)],
+        vocabulary=text.vocabulary,
+        vocabulary_size=text.vocabulary_size,
+        context_length=text.context_length,
+    )
+
+
+def loader_of(dataset: GroupDataset, tokenizer: CaptionTokenizer, seed: int) -> GroupLoader:
+    """As a run makes it."""
+    mean, std = normalisation(PRETRAIN.trunk.size_px)
+    return GroupLoader(
+        dataset,
+        tokenizer,
+        captions_per_batch=PRETRAIN.captions_per_batch,
+        images_per_caption=PRETRAIN.images_per_caption,
+        rank=0,
+        world_size=1,
+        seed=seed,
+        augment=PRETRAIN.augment,
+        size_px=PRETRAIN.trunk.size_px,
+        mean=mean,
+        std=std,
+        num_workers=0,
+    )
+
+
+def filled_journal(runs: Store, num_before: int, num_steps: int) -> Journal:
+    """A journal with a history, written by an earlier attempt of the run."""
+    earlier = Journal(runs, is_first=True, attempt="a", after_step=0, num_steps=num_steps, log_every_seconds=0)
+    for step in range(1, num_before + 1):
+        earlier.step(step, {"total": 9.0 / step, "image": 5.0 / step, "text": 4.0 / step}, 1e-3, 0.1, 256 * step, 0.01 * step)
+    earlier.flush()
+    sink = PrometheusSink(CollectorRegistry(), "stablerep_training_")
+    return Journal(runs, is_first=True, attempt="b", after_step=num_before, num_steps=num_steps, sinks=(sink,), log_every_seconds=60)
+
+
+def measure(folder: Path, num_steps: int, num_before: int, seed: int) -> tuple[float, TimedJournal]:
+    """Seconds of the loop, and the journal."""
+    store = Store(str(folder))
+    reference = commit_groups(store, NUM_GROUPS, 6, 64, pictures(64, 32, "PNG", is_grey=True), "png")
+    dataset = GroupDataset(store, reference)
+    tokenizer = tokenizer_of(dataset)
+    engine = build_engine(PRETRAIN, model_spec(PRETRAIN, tokenizer), Processes(0, 1, torch.device("cpu")))
+    loader = loader_of(dataset, tokenizer, seed)
+    journal = TimedJournal(filled_journal(store.at("runs/benchmark"), num_before, num_before + num_steps))
+    batches: Iterator[Batch] = loader.batches(num_before, num_steps + 2)
+    for _ in range(2):  # libraries and buffers
+        engine.step(next(batches), 1e-4)
+    started_at, num_images = time.perf_counter(), 0
+    for done, batch in enumerate(batches, 1):
+        result = engine.step(batch, 1e-4)
+        num_images += batch.views_MNCHW.shape[0] * len(batch.labels_N)
+        losses = {"total": result.total, "image": result.image, "text": result.text}
+        journal.step(num_before + done, losses, 1e-4, result.gradient_norm, num_images, loader.data_wait_seconds)
+        if done % PRETRAIN.checkpoint_every_steps == 0:
+            journal.flush()
+    return time.perf_counter() - started_at, journal
+
+
+def main() -> None:
+    """Measure, print and store."""
+    parser = parser_of(__doc__ or "")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--points-before", type=int, default=900)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as name:
+        seconds, journal = measure(Path(name), options.steps, options.points_before, options.seed)
+    step_ms, cost_ms = 1000 * seconds / options.steps, 1000 * journal.seconds / options.steps
+    row = Row(
+        "metrics, share of a training step",
+        f"{cost_ms:.2f} ms a step (calls: median {1000 * median(journal.calls):.2f}, longest {1000 * max(journal.calls):.1f})",
+        f"step of recipe quickstart, {step_ms:.0f} ms",
+        100 * journal.seconds / seconds,
+        "%",
+        0.2,
+        is_most=True,
+    )
+    command = f"python benchmarks/telemetry.py --steps {options.steps} --points-before {options.points_before}"
+    setting = (
+        f"{options.steps} steps of {PRETRAIN.captions_per_batch} captions x {PRETRAIN.images_per_caption} images, every one reported "
+        f"to history, progress and Prometheus, {options.points_before} points of each metric before them, a checkpoint's flush every "
+        f"{PRETRAIN.checkpoint_every_steps} steps, seed {options.seed}, {options.threads} threads, wall time."
+    )
+    write("telemetry", "Metrics", command, setting, [row], [], options)
+
+
+if __name__ == "__main__":
+    main()
