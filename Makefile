@@ -41,6 +41,8 @@ test: .venv/ready  ## all tests, in two processes
 
 mutants: .venv/ready  ## put one fault after another into a copy of the product; tests must notice each: NAMES="losses launch"
 	$(BIN)/python tests/mutants/run.py $(NAMES)
+bench: .venv/ready  ## every CPU benchmark with its ratio and target; results in benchmarks/results/
+	$(BIN)/python benchmarks/all.py
 
 ##@ build
 compile: .venv/ready  ## compile the pipelines for Kubeflow, and pin images in manifests, from images/images.lock
@@ -60,4 +62,4 @@ push: .venv/ready  ## push them and write images/images.lock: REGISTRY=host/pref
 clean:  ## remove results, caches and the environment
 	rm -rf build .venv .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help setup run serve stop run-docker check test mutants compile lock manifests images push clean
+.PHONY: help setup run serve stop run-docker check test mutants bench compile lock manifests images push clean
