@@ -120,12 +120,13 @@ class ClusterBackend:
         """The pods that failed, each with the end of its log and its events."""
         followed = self._jobs[handle]
         try:
-            there = {uid_of(pod) for pod in self._api.find(POD, self._namespace, self._kind.pod_labels(followed.job.name))}
+            there = {uid_of(pod): pod for pod in self._api.find(POD, self._namespace, self._kind.pod_labels(followed.job.name))}
             events = self._api.find(EVENT, self._namespace)
         except ClusterError as error:
             log.warning("job %s failed, and its pods cannot be read: %s", followed.job.name, error)
             return JobFailure(followed.job.name, followed.message, ())
-        ends = [(pod, pod_end(pod, is_gone=uid_of(pod) not in there)) for pod in followed.current_pods()]
+        newest = [there.get(uid_of(pod), pod) for pod in followed.current_pods()]  # the watch may be a moment behind
+        ends = [(pod, pod_end(pod, is_gone=uid_of(pod) not in there)) for pod in newest]
         told = [
             replace(end, tail=followed.last_lines(pod, _NUM_TAIL_LINES), events=event_lines(events, end.pod)) for pod, end in ends if end
         ]
