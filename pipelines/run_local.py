@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,7 @@ _ENDED = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
 _CACHED = re.compile(r"Task '?([\w-]+)'? cache hit")
 _PROGRESS = re.compile(r"INFO ((?:[a-z]+ \d+/\d+|step \d+/\d+).*)")
 _ERROR = re.compile(r"stablerep\.errors\.(\w+): (.*)")
+_FAILED_CHECK = re.compile(r"^ *FAILED {2,}.+(?:\n {20,}\S.*)*", re.MULTILINE)  # a row of preflight's table, wrapped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -228,7 +230,7 @@ class TaskView:
 
 
 def _explain(log_path: Path, return_code: int) -> int:
-    """Print the error of the stage that failed and return its exit code."""
+    """Print the error of the stage that failed, with what preflight found where it was that, and return its exit code."""
     text = _ANSI.sub("", log_path.read_text(encoding="utf-8", errors="replace"))
     found = _ERROR.findall(text)
     if not found:
@@ -236,7 +238,8 @@ def _explain(log_path: Path, return_code: int) -> int:
         print(f"the run failed; the whole log is in {log_path}", file=sys.stderr)
         return return_code
     name, message = found[0]
-    print(f"{name}: {message}\nthe whole log is in {log_path}", file=sys.stderr)
+    rows = [textwrap.dedent(row) for row in _FAILED_CHECK.findall(text)]
+    print("\n".join([*rows, f"{name}: {message}", f"the whole log is in {log_path}"]), file=sys.stderr)
     return int(getattr(errors, name, errors.StablerepError).exit_code)
 
 

@@ -42,6 +42,26 @@ def test_a_failure_is_explained_by_the_error_of_the_stage(tmp_path: Path, capsys
     assert "DivergenceError: loss is nan at step 7" in capsys.readouterr().err
 
 
+def test_what_preflight_found_is_shown_with_its_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipelines.run_local import _explain
+    from stablerep.stages.preflight_table import Check, plain
+
+    checks = [
+        Check("store", "ok", "written"),
+        Check("captions", "failed", "nothing there " * 12, "set captions.source " * 12),
+        Check("nodes", "not checked", "no right"),
+    ]
+    table = "".join(f"    {line}\n" for line in plain(checks, num_columns=80).splitlines())
+    log = tmp_path / "run.log"
+    log.write_text(f"{table}    stablerep.errors.CaptionError: preflight: 1 failed: captions\n", encoding="utf-8")
+    assert _explain(log, 1) == 3
+    shown = " ".join(capsys.readouterr().err.split())
+    assert shown.count("nothing there") == shown.count("set captions.source") == 12
+    assert shown.startswith("FAILED")
+    assert "written" not in shown
+    assert "no right" not in shown
+
+
 def test_the_code_digest_follows_the_code(tmp_path: Path) -> None:
     from pipelines.run_local import code_digest
 
