@@ -2,7 +2,6 @@
 
 from stablerep.losses.backends import BACKENDS
 from stablerep.losses.blocks import image_text_in_blocks, multi_positive_in_blocks
-from stablerep.losses.cached import cached_backward
 from stablerep.losses.language import image_text
 from stablerep.losses.paper import image_text_plain, multi_positive_plain
 from stablerep.losses.positives import count_singletons, multi_positive
@@ -13,7 +12,6 @@ __all__ = [
     "LOG_SCALE_MAX",
     "LOG_SCALE_START",
     "bounded_log_scale",
-    "cached_backward",
     "count_singletons",
     "image_text",
     "image_text_in_blocks",

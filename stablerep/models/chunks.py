@@ -1,9 +1,9 @@
 """A module over more rows than fit in memory, a chunk at a time, as if all at once: gradient accumulation that keeps every negative.
 
 Each chunk is embedded without keeping what backward needs, the losses see the rows of all chunks together, and backward embeds a chunk
-again when its gradient is due: GradCache's two passes (arXiv 2101.06983; `losses.cached_backward` is the same written out), left to
-autograd so that every engine sees one backward pass and one gradient. The price is one more forward pass. Equal in value and gradient to
-all rows at once for what treats rows one by one: trunk, text tower, layer norm. Batch norm looks at other rows and must get them all.
+again when its gradient is due: GradCache's two passes (arXiv 2101.06983), left to autograd so that every engine sees one backward pass
+and one gradient. The price is one more forward pass. Equal in value and gradient to all rows at once for what treats rows one by one:
+trunk, text tower, layer norm. Batch norm looks at other rows and must get them all.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false

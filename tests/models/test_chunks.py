@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from cached_backward import cached_backward
 from tiny_training import TINY
 from torch import Tensor, nn
 
 from stablerep.batches.tokenize import build_tokenizer
-from stablerep.losses import cached_backward
 from stablerep.models.chunks import in_chunks
 from stablerep.stages.pretrain_parts import build_objective, model_spec
 

@@ -1,13 +1,14 @@
-"""Accumulation with global negatives equals the big batch: value, gradients of the part in chunks and of the part that judges."""
+"""The reference of `models.chunks`: accumulation with global negatives equals the big batch: value, gradients of the part in chunks and of the part that judges."""
 
 from contextlib import contextmanager
 
 import pytest
 import torch
+from cached_backward import cached_backward
 from torch import nn
 
 from stablerep.errors import DataError
-from stablerep.losses import cached_backward, multi_positive
+from stablerep.losses import multi_positive
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 3, 3])
 

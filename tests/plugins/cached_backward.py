@@ -6,7 +6,6 @@ Memory is that of one chunk and of the embeddings; the price is one more forward
 treats rows one by one; batch norm does not, so it belongs in `judge` (trunk in chunks, heads and losses over all rows).
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
