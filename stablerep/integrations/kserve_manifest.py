@@ -17,6 +17,7 @@ import kserve
 from kubernetes import client
 
 from stablerep.cluster import Document
+from stablerep.cluster.restricted import USER_ID
 from stablerep.endpoint.release import LABELS, NO_SIDECAR, Release, annotations_for
 from stablerep.errors import ConfigError
 from stablerep.identity import digest
@@ -24,7 +25,6 @@ from stablerep.identity import digest
 Autoscaler = Literal["none", "hpa", "keda", "external", "knative"]
 MAX_NAME = 41  # of an endpoint: the label app=isvc.<name>-canary-predictor has at most 63 characters
 SCHEMES = ("s3", "gs", "pvc", "https", "hf", "oci", "hdfs", "webhdfs")  # what KServe's storage initialiser reads, inside the cluster
-USER_ID = 65532
 IN_FLIGHT = 'sum(stablerep_endpoint_in_flight{{namespace="{namespace}",pod=~"{name}-predictor-.*"}})'
 TARGET_IN_FLIGHT = 4  # requests a replica, for KEDA
 TARGET_CPU_PERCENT = 70

@@ -1,16 +1,15 @@
 """The pod of a training process, as the namespace's policy wants it: Pod Security `restricted`, no token, a read-only root.
 
-`pod_overlay` is what TorchX's kubernetes scheduler lays over the pods it makes; `labels` and `resources` also serve the TrainJob. The
-user and the group 65532 are those of our images.
+`pod_overlay` is what TorchX's kubernetes scheduler lays over the pods it makes; `labels` and `resources` also serve the TrainJob.
 """
 
 from typing import Any
 
 from torchx.specs.overlays import JOIN
 
+from stablerep.cluster.restricted import container_security, pod_security
 from stablerep.launch import TrainingJob
 
-_USER = 65532
 _SPARE_SECONDS = 30  # between the end of the processes' grace and SIGKILL
 
 
@@ -43,11 +42,7 @@ def pod_overlay(job: TrainingJob) -> dict[str, Any]:
     container = {
         "image": job.image,
         "resources": resources(job),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
+        "securityContext": container_security(),
         "volumeMounts": [{"name": "dshm", "mountPath": "/dev/shm"}, {"name": "tmp", "mountPath": "/tmp"}],
         **({"envFrom": _environment_from(placement.store_secret)} if placement.store_secret else {}),
     }
@@ -60,13 +55,7 @@ def pod_overlay(job: TrainingJob) -> dict[str, Any]:
         JOIN("volumes", on="name"): volumes,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "fsGroup": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         "terminationGracePeriodSeconds": placement.grace_seconds + _SPARE_SECONDS,
     }
     if placement.node_selector:

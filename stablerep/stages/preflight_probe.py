@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stablerep.cluster import POD, ClusterApi, Document, section
+from stablerep.cluster.restricted import container_security, pod_security
 from stablerep.config.schema import LaunchConfig
 from stablerep.errors import ClusterError
 from stablerep.launch import Toleration, stop_signals
@@ -23,7 +24,6 @@ _WATCH_SECONDS = 5.0
 _NOT_PULLED = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _NOT_STARTED = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _ROW = re.compile(r"(ok|FAILED|not checked) +(\S.*?) {2,}(.*)")
-_USER = 65532
 _MEMORY_GIB = 4  # to import torch and multiply on a GPU
 _IMAGE_REMEDY = "push the image (make push), name it with its registry in launch.image, or give the ServiceAccount an imagePullSecret"
 _PLACE_REMEDY = "correct launch.node_selector, launch.tolerations or launch.gpu_resource, or make room; see `kubectl get events`"
@@ -54,11 +54,7 @@ def probe_pod(name: str, image: str, launch: LaunchConfig) -> Document:
         "command": ["stablerep", "doctor"],
         "env": [{"name": key, "value": value} for key, value in environment.items()],
         "resources": {"limits": limits, "requests": dict(limits)},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
+        "securityContext": container_security(),
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "shared-memory", "mountPath": "/dev/shm"}],
     }
     spec: Document = {
@@ -70,13 +66,7 @@ def probe_pod(name: str, image: str, launch: LaunchConfig) -> Document:
         "serviceAccountName": launch.service_account,
         "nodeSelector": dict(word.split("=", 1) for word in launch.node_selector),
         "tolerations": [Toleration.of(word).document() for word in launch.tolerations],
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "fsGroup": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         "containers": [container],
         "volumes": [
             {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
