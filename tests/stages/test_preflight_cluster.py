@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fake_cluster import FakeCluster
-from whole_cluster import IMAGE, KEDA, furnish, look, node, quota, scope, training_runtime
+from whole_cluster import IMAGE, KEDA, look, node, quota, scope, training_runtime
 
 from stablerep.cluster import (
     CONFIG_MAP,
@@ -42,18 +42,6 @@ from stablerep.stages.preflight_room import QUOTA, job_size, quantity
 from stablerep.stages.pretrain_run import plan_run, training_job
 
 PROJECT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def cluster(fake_cluster: FakeCluster) -> FakeCluster:
-    furnish(fake_cluster)
-    return fake_cluster
-
-
-@pytest.fixture
-def api(cluster: FakeCluster, cluster_kubeconfig: Path) -> Iterator[KubernetesApi]:
-    with connect(budget_seconds=0.5) as found:
-        yield found
 
 
 def test_a_cluster_with_everything_passes_and_nothing_in_it_is_changed(api: KubernetesApi, cluster: FakeCluster) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 from fake_cluster import FakeCluster
-from whole_cluster import IMAGE, furnish, look, scope
+from whole_cluster import IMAGE, look, scope
 
 from stablerep.cluster import POD, Document
-from stablerep.integrations.kubernetes_api import KubernetesApi, connect
+from stablerep.integrations.kubernetes_api import KubernetesApi
 from stablerep.stages import doctor, preflight_probe
 from stablerep.stages.preflight_probe import ACCELERATOR, CONTAINER, PROBE, SHARED_MEMORY, probe_pod
 from stablerep.stages.preflight_probe import IMAGE as IMAGE_CHECK
@@ -74,18 +74,6 @@ class Kubelet:
                 lines = plain(self.rows, 500).splitlines()
                 self.cluster.logs[name, CONTAINER] = [f"2026-11-23T09:00:00.0Z {line}" for line in lines]
             self.cluster.update_status(POD, name, status, namespace)
-
-
-@pytest.fixture
-def cluster(fake_cluster: FakeCluster) -> FakeCluster:
-    furnish(fake_cluster)
-    return fake_cluster
-
-
-@pytest.fixture
-def api(cluster: FakeCluster, cluster_kubeconfig: Path) -> Iterator[KubernetesApi]:
-    with connect(budget_seconds=0.5) as found:
-        yield found
 
 
 @pytest.fixture

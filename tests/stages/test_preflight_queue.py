@@ -1,32 +1,19 @@
 """preflight: the queue that the pipeline's own GPU tasks are labelled with."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from fake_cluster import FakeCluster
-from whole_cluster import furnish, look
+from whole_cluster import look
 
 from stablerep.cluster import CONFIG_MAP, LOCAL_QUEUE, NAMESPACE, WORKLOAD_PRIORITY_CLASS
-from stablerep.integrations.kubernetes_api import KubernetesApi, connect
+from stablerep.integrations.kubernetes_api import KubernetesApi
 from stablerep.stages.preflight_queue import GPU_STAGES, NAME, TASK_QUEUE
 
 COMPILED = Path(__file__).parents[2] / "pipelines" / "compiled"
 NO_CLUSTER_BUT_THE_POD = "launch.backend=local deploy.backend=local deploy.autoscaler=none"
-
-
-@pytest.fixture
-def cluster(fake_cluster: FakeCluster) -> FakeCluster:
-    furnish(fake_cluster)
-    return fake_cluster
-
-
-@pytest.fixture
-def api(cluster: FakeCluster, cluster_kubeconfig: Path) -> Iterator[KubernetesApi]:
-    with connect(budget_seconds=0.5) as found:
-        yield found
 
 
 def _configure(cluster: FakeCluster, text: str) -> None:
