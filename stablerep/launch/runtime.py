@@ -56,16 +56,12 @@ def check_runtime(api: ClusterApi, job: TrainingJob, namespace: str = "") -> Non
             error,
         )
         return
-    if found and (problems := runtime_problems(found, placement)):
+    if found and (problems := list(runtime_problems(found, placement))):
         raise ConfigError(f"job {job.name}: TrainingRuntime {placement.runtime}: " + "; ".join(problems))
 
 
-def runtime_problems(runtime: Document, placement: Placement) -> list[str]:
+def runtime_problems(runtime: Document, placement: Placement) -> Iterator[str]:
     """What of a runtime does not fit a job, each with what to do; preflight says the same before anything is spent."""
-    return list(_problems(runtime, placement))
-
-
-def _problems(runtime: Document, placement: Placement) -> Iterator[str]:
     jobs = [job for job in rows(runtime, "spec", "template", "spec", "replicatedJobs") if job.get("name") == NODE]
     if not jobs:
         yield f"expected a replicated job {NODE}, found none; take {_FILE}"

@@ -22,7 +22,7 @@ def check_runtime(api: ClusterApi, scope: Scope) -> list[Check]:
         nonlocal is_there
         runtime = api.get(TRAINING_RUNTIME, launch.runtime, launch.namespace or api.namespace)
         is_there = runtime is not None
-        problems = runtime_problems(runtime or {}, placement)
+        problems = list(runtime_problems(runtime or {}, placement))
         fits = f"leaves launch.grace_seconds={launch.grace_seconds} to save in"
         fits += f"; launch.shared_memory_gib={launch.shared_memory_gib} at /dev/shm"
         return judged(NAME, not problems, "; ".join(problems) or fits, _REMEDY)

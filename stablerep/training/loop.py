@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
@@ -165,17 +165,7 @@ def _save(job: Job, journal: Journal, step: int) -> CheckpointRecord:
                 save_file(weights, str(folder / WEIGHTS_NAME))
 
     started_at = time.monotonic()
-    record = job.checkpoints.save(
-        step,
-        write,
-        job.processes,
-        num_steps=job.plan.num_steps,
-        engine=job.engine.kind,
-        attempt=job.plan.attempt,
-        position=job.loader.position(step),
-        metrics=journal.summary(),
-        num_kept=job.plan.num_checkpoints_kept,
-    )
+    record = job.checkpoints.save(step, write, job.processes, **_facts(job, journal, step), num_kept=job.plan.num_checkpoints_kept)
     journal.checkpoint(step, time.monotonic() - started_at)
     return record
 
@@ -184,16 +174,19 @@ def _begin_save(job: Job, journal: Journal, saves: BackgroundSaves, step: int) -
     """As `_save`, but only until there is a copy in memory."""
     journal.flush()
     saves.finish()
-    facts = job.checkpoints.facts(
-        step,
-        job.processes,
-        num_steps=job.plan.num_steps,
-        engine=job.engine.kind,
-        attempt=job.plan.attempt,
-        position=job.loader.position(step),
-        metrics=journal.summary(),
-    )
+    facts = job.checkpoints.facts(step, job.processes, **_facts(job, journal, step))
     saves.begin(job.engine.snapshot(), facts, job.plan.num_checkpoints_kept)
+
+
+def _facts(job: Job, journal: Journal, step: int) -> dict[str, Any]:
+    """What a checkpoint's record says beside the step."""
+    return {
+        "num_steps": job.plan.num_steps,
+        "engine": job.engine.kind,
+        "attempt": job.plan.attempt,
+        "position": job.loader.position(step),
+        "metrics": journal.summary(),
+    }
 
 
 def _diverged(job: Job, saves: BackgroundSaves, batch: Batch, result: StepResult, lr: float) -> None:
