@@ -1,4 +1,4 @@
-"""The reference of `models.chunks`: accumulation with global negatives equals the big batch: value, gradients of the part in chunks and of the part that judges."""
+"""The reference of `models.chunks`: it equals the big batch in value and in the gradients of both parts."""
 
 from contextlib import contextmanager
 

@@ -1,12 +1,10 @@
 """Tiny objectives on a fixed batch, alone and as one of two gloo ranks: `python objective_worker.py FOLDER` with torchrun's variables."""
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import rank_processes
 import torch
 
 from stablerep.distributed import SyncBatchNorm1d, current_world, start, stop
@@ -56,24 +54,7 @@ def outcome(name: str, rank: int, world_size: int) -> dict[str, torch.Tensor]:
 
 def run_ranks(folder: Path) -> list[dict[str, Any]]:
     """What two processes found, in rank order."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    root, processes = Path(__file__).parents[2], []
-    for rank in range(2):
-        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = os.environ | {key: str(value) for key, value in places.items()} | {"PYTHONPATH": str(root)}
-        with (folder / f"{rank}.log").open("wb") as log:
-            command = [sys.executable, __file__, str(folder)]
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
-    try:
-        for rank, process in enumerate(processes):
-            assert process.wait(TIMEOUT_SECONDS) == 0, (folder / f"{rank}.log").read_text()
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+    rank_processes.run_ranks(Path(__file__), folder, 2, TIMEOUT_SECONDS)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

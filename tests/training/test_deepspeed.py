@@ -1,15 +1,12 @@
 """DeepSpeed with two processes on gloo: the ZeRO stages agree, stopped equals never stopped, one bad rank stops all."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rank_processes import run_ranks
 from s3_server import S3Server
 from tiny_training import tiny_run, train_alone
 
@@ -29,27 +26,8 @@ pytestmark = [pytest.mark.dist, pytest.mark.slow]
 def results(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("ranks")
     remote = s3_server.environment | {"S3_STORE": f"s3://{s3_server.bucket}/{uuid.uuid4().hex}"}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [_start(folder, rank, port, remote) for rank in range(2)]
-    try:
-        for rank, process in enumerate(processes):
-            assert process.wait(TIMEOUT_SECONDS) == 0, (folder / f"{rank}.log").read_text()[-4000:]
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+    run_ranks(Path(__file__).with_name("rank_worker.py"), folder, 2, TIMEOUT_SECONDS, remote)
     return json.loads((folder / "results.json").read_text())
-
-
-def _start(folder: Path, rank: int, port: int, remote: dict[str, str]) -> "subprocess.Popen[bytes]":
-    torchrun = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    environment = os.environ | {name: str(value) for name, value in torchrun.items()} | {"PYTHONPATH": str(PROJECT)} | remote
-    with (folder / f"{rank}.log").open("wb") as log:
-        command = [sys.executable, str(PROJECT / "tests" / "training" / "rank_worker.py"), str(folder)]
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 # Stages 1 and 2 share every sum. Stage 0 adds up the gradient norm tensor by tensor instead of in one flat partition, stage 3 sums
