@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import loaders
 import torch
 from groups import commit_groups, pictures
 from result import Row, parser_of, write
@@ -30,7 +31,6 @@ from result import Row, parser_of, write
 from stablerep.batches import Batch, GroupLoader
 from stablerep.batches.order import GroupOrder
 from stablerep.config.recipes import RECIPES
-from stablerep.models import normalisation
 from stablerep.records import DatasetRef
 from stablerep.shards.layout import shards_folder
 from stablerep.shards.read import GroupDataset
@@ -53,21 +53,7 @@ WAIT_SECONDS = 300
 
 def loader_of(store: Store, dataset: DatasetRef, seed: int, rank: int = 0, world_size: int = 1) -> GroupLoader:
     """The loader of a rank on a data set opened anew; what was hashed when it was opened is not hashed again."""
-    mean, std = normalisation(PRETRAIN.trunk.size_px)
-    return GroupLoader(
-        GroupDataset(store, dataset, verify=False),
-        None,
-        captions_per_batch=PRETRAIN.captions_per_batch,
-        images_per_caption=PRETRAIN.images_per_caption,
-        rank=rank,
-        world_size=world_size,
-        seed=seed,
-        augment=PRETRAIN.augment,
-        size_px=PRETRAIN.trunk.size_px,
-        mean=mean,
-        std=std,
-        num_workers=0,
-    )
+    return loaders.loader_of(GroupDataset(store, dataset, verify=False), None, PRETRAIN, seed, rank, world_size)
 
 
 def by_position(store: Store, dataset: DatasetRef, seed: int, step: int) -> tuple[float, Batch]:

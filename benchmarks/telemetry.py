@@ -16,14 +16,14 @@ from statistics import median
 
 import torch
 from groups import commit_groups, pictures
+from loaders import loader_of
 from prometheus_client import CollectorRegistry
 from result import Row, parser_of, write
 
-from stablerep.batches import Batch, GroupLoader
+from stablerep.batches import Batch
 from stablerep.batches.tokenize import CaptionTokenizer, build_tokenizer
 from stablerep.config.recipes import RECIPES
 from stablerep.integrations.prometheus_sink import PrometheusSink
-from stablerep.models import normalisation
 from stablerep.shards.read import GroupDataset
 from stablerep.stages.pretrain_parts import build_engine, model_spec
 from stablerep.store import Store
@@ -67,25 +67,6 @@ def tokenizer_of(dataset: GroupDataset) -> CaptionTokenizer:
     )
 
 
-def loader_of(dataset: GroupDataset, tokenizer: CaptionTokenizer, seed: int) -> GroupLoader:
-    """As a run makes it."""
-    mean, std = normalisation(PRETRAIN.trunk.size_px)
-    return GroupLoader(
-        dataset,
-        tokenizer,
-        captions_per_batch=PRETRAIN.captions_per_batch,
-        images_per_caption=PRETRAIN.images_per_caption,
-        rank=0,
-        world_size=1,
-        seed=seed,
-        augment=PRETRAIN.augment,
-        size_px=PRETRAIN.trunk.size_px,
-        mean=mean,
-        std=std,
-        num_workers=0,
-    )
-
-
 def filled_journal(runs: Store, num_before: int, num_steps: int) -> Journal:
     """A journal with a history, written by an earlier attempt of the run."""
     earlier = Journal(runs, is_first=True, attempt="a", after_step=0, num_steps=num_steps, log_every_seconds=0)
@@ -103,7 +84,7 @@ def measure(folder: Path, num_steps: int, num_before: int, seed: int) -> tuple[f
     dataset = GroupDataset(store, reference)
     tokenizer = tokenizer_of(dataset)
     engine = build_engine(PRETRAIN, model_spec(PRETRAIN, tokenizer), Processes(0, 1, torch.device("cpu")))
-    loader = loader_of(dataset, tokenizer, seed)
+    loader = loader_of(dataset, tokenizer, PRETRAIN, seed)
     journal = TimedJournal(filled_journal(store.at("runs/benchmark"), num_before, num_before + num_steps))
     batches: Iterator[Batch] = loader.batches(num_before, num_steps + 2)
     for _ in range(2):  # libraries and buffers
