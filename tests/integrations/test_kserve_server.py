@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import http.client
 import io
 import json
@@ -378,15 +379,22 @@ def test_nobody_unloads_the_model_over_the_network(server: Server) -> None:
         assert client.is_ready()
 
 
+def _open_files(process_id: int) -> set[str]:
+    """What a process holds open; one that it closes while the list is read does not count."""
+    targets: set[str] = set()
+    for link in Path(f"/proc/{process_id}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            targets.add(str(link.readlink()))
+    return targets
+
+
 def test_only_the_loopback_interface_is_bound(server: Server) -> None:
-    inodes = {
-        link.readlink().name for link in Path(f"/proc/{server.process.pid}/fd").iterdir() if str(link.readlink()).startswith("socket:")
-    }
+    open_files = _open_files(server.process.pid)
     listening: dict[int, str] = {}
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{server.process.pid}/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:  # 0A: listening
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in open_files:  # 0A: listening
                 address, port = fields[1].split(":")
                 listening[int(port, 16)] = address[-8:]  # IPv4, or the IPv4 part of a mapped IPv6 address, in host byte order
     loopback = f"{struct.unpack('=I', socket.inet_aton('127.0.0.1'))[0]:08X}"
