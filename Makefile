@@ -36,7 +36,8 @@ check: .venv/ready  ## lint, types, drift of the compiled pipelines, contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest tests/contracts
-test: .venv/ready  ## all tests, in two processes
+test: .venv/ready  ## all tests, in two processes; installs prometheus and chromium where they are missing
+	$(BIN)/python tests/tools/install.py
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 mutants: .venv/ready  ## put one fault after another into a copy of the product; tests must notice each: NAMES="losses launch"
