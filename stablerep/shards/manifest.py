@@ -13,6 +13,8 @@ from stablerep.records import DatasetRef, GeneratorRef, PromptSet, Record, Shard
 from stablerep.shards import layout
 from stablerep.store import Store
 
+_NOT_MADE = ("missing", "dropped_groups")
+
 
 @dataclass(frozen=True)
 class ManifestShard(Record):
@@ -107,8 +109,11 @@ def manifest_of(
 
 
 def _ratios(counts: Counter[str]) -> dict[str, float]:
-    """What can be said of the verdicts: the share of images that were good, and of those wanted that are missing."""
-    made = sum(number for verdict, number in counts.items() if verdict != "missing")
+    """What can be said of the verdicts: the share of images that were good, and of those wanted that are missing.
+
+    `kept_*` are among the good ones, and what a dropped group lacks is missing: neither counts images that were made beside them.
+    """
+    made = sum(number for verdict, number in counts.items() if verdict not in _NOT_MADE and not verdict.startswith("kept_"))
     if not made:
         return {}
     wanted = counts["good"] + counts["missing"]
