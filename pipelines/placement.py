@@ -17,6 +17,7 @@ IMAGES = Path(__file__).resolve().parent.parent / "images" / "images.lock"
 USER = 65532
 QUEUE = "stablerep"  # Kueue LocalQueue of the tasks that hold a GPU; without Kueue the label means nothing
 METRICS_PORT = "9090"
+METRICS_LINGER_SECONDS = "40"  # for the last scrape; the PodMonitors scrape every 30 s
 HOUR = 3600
 
 ACCELERATOR = "nvidia.com/gpu"
@@ -111,6 +112,7 @@ def _set_environment(task: dsl.PipelineTask, asked: Profile, role: str) -> None:
     task.set_env_variable("HOME", "/tmp")
     if asked.has_metrics:
         task.set_env_variable("STABLEREP_METRICS_PORT", METRICS_PORT).set_env_variable("STABLEREP_METRICS_HOST", "0.0.0.0")
+        task.set_env_variable("STABLEREP_METRICS_LINGER_SECONDS", METRICS_LINGER_SECONDS)
     if role == "launch":
         task.set_env_variable("STABLEREP_TRAIN_IMAGE", images()["train"])
     kubernetes.use_config_map_as_env(task, CLUSTER, {"cluster": "STABLEREP_CLUSTER"}, optional=True)

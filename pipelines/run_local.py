@@ -26,6 +26,7 @@ sys.path.insert(0, str(PROJECT))
 from stablerep import errors  # noqa: E402
 from stablerep.identity import sha256_bytes  # noqa: E402
 from stablerep.stages.context import configured  # noqa: E402
+from stablerep.stages.exporter import FOLDER_VARIABLE, targets_folder  # noqa: E402
 from stablerep.stages.ledger import Ledger  # noqa: E402
 from stablerep.store import Store  # noqa: E402
 
@@ -65,7 +66,8 @@ def follow(options: argparse.Namespace, module: str, arguments: Sequence[str]) -
     log_path = Path(options.root).absolute() / "logs" / f"{ledger.key}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
     print(f"{ledger.key}: log {log_path}", flush=True)
-    return_code = _follow([sys.executable, "-m", module, *arguments, "--child"], log_path)
+    targets = targets_folder(Store(store), Path(options.root).absolute())
+    return_code = _follow([sys.executable, "-m", module, *arguments, "--child"], log_path, {FOLDER_VARIABLE: str(targets)})
     if return_code != 0:
         return _explain(log_path, return_code)
     print("\n" + Store(store).read_text(f"reports/{ledger.key}/summary.md").split("\n| stage")[0].rstrip())
@@ -156,10 +158,10 @@ def code_digest(project: Path = PROJECT) -> str:
     return sha256_bytes(part for path in files for part in (str(path.relative_to(project)).encode(), path.read_bytes()))
 
 
-def _follow(command: Sequence[str], log_path: Path) -> int:
+def _follow(command: Sequence[str], log_path: Path, variables: Mapping[str, str]) -> int:
     """Start the child, show its tasks as they start and end, return its exit code."""
     every = "2" if sys.stdout.isatty() else "60"
-    environment = {"STABLEREP_LOG_EVERY_SECONDS": every, "OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {"STABLEREP_LOG_EVERY_SECONDS": every, "OMP_NUM_THREADS": "1", **variables, **os.environ, "PYTHONUNBUFFERED": "1"}
     bin_folder = str(Path(sys.executable).parent)
     environment["PATH"] = bin_folder + os.pathsep + environment.get("PATH", "")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), environment.get("PYTHONPATH", ""))))

@@ -42,12 +42,14 @@ class Watcher:
     """What the launcher does while a job runs; everything has a harmless default.
 
     on_line takes every line of rank 0, prefix removed (what other ranks and torchrun write is in the tail); on_tick is called at each poll;
+    on_state takes the job's state at each poll;
     sign_of_life gives a value that changes with progress; is_stop_asked tells whether the launcher should end (it received SIGTERM);
     ask_to_stop tells the job to save and end, called once with its handle.
     """
 
     on_line: Callable[[str], None] = lambda line: None
     on_tick: Callable[[], None] = lambda: None
+    on_state: Callable[[JobState], None] = lambda state: None
     sign_of_life: Callable[[], object] = lambda: None
     is_stop_asked: Callable[[], bool] = lambda: False
     ask_to_stop: Callable[[str], None] = lambda handle: None
@@ -111,6 +113,7 @@ class _Watch:
             if state is not last and last is not None:
                 log.info("job %s: %s", self._job.name, state.value)
             last = state
+            watcher.on_state(state)
             self.stream()
             watcher.on_tick()
             if not self.is_stopped:
@@ -119,6 +122,7 @@ class _Watch:
             if time.monotonic() > self._stop_deadline:
                 return JobState.CANCELLED
             time.sleep(watcher.poll_seconds)
+        watcher.on_state(state)
         return state
 
     def stream(self) -> None:

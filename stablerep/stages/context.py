@@ -2,19 +2,20 @@
 
 A stage's `run` takes plain values as they come from KFP, the command line or a test, opens a `Stage`, and returns a record. Environment
 variables are read here: STABLEREP_CLUSTER (`launch.*` and `deploy.*` words of the cluster, which the user's go over),
-STABLEREP_METRICS_PORT and STABLEREP_METRICS_HOST (exporter while a stage runs), STABLEREP_LOG_EVERY_SECONDS (progress lines where there
-is no terminal). Telemetry that cannot be kept never hides what the stage itself has to say.
+STABLEREP_LOG_EVERY_SECONDS (progress lines where there is no terminal), and in `stages.exporter` those of the metrics. Telemetry that
+cannot be kept never hides what the stage itself has to say.
 """
 
 import logging
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stablerep.config import Recipe, load_recipe
-from stablerep.errors import ConfigError, DataError, PortInUseError
+from stablerep.errors import ConfigError, DataError, Preempted
+from stablerep.stages.exporter import open_exporter
 from stablerep.store import Store
 from stablerep.telemetry import Reporter, Sink
 from stablerep.telemetry.reporter import JsonlSink
@@ -53,16 +54,17 @@ def open_stage(
     configuration = configured(recipe, overrides)
     opened = Store(store)
     kept = _kept(opened, metrics_key or f"telemetry/{name}.jsonl") if keeps_metrics else ()
-    prometheus, stop = _exporter()
-    reporter = Reporter(name, (*kept, *prometheus), _log_every_seconds())
+    exporter, can_wait = open_exporter(name), True
+    reporter = Reporter(name, (*kept, *exporter.sinks), _log_every_seconds())
     try:
         yield Stage(name, configuration, opened, reporter)
     except Exception as error:
+        can_wait = not isinstance(error, Preempted)
         reporter.report("stablerep_stage_failures_total", 1, stage=name, error=type(error).__name__)
         raise
     finally:
         reporter.close()
-        stop()
+        exporter.stop(can_wait)
 
 
 def configured(recipe: str, overrides: str) -> Recipe:
@@ -99,19 +101,3 @@ def _kept(store: Store, key: str) -> tuple[Sink, ...]:
     except DataError as error:
         log.warning("this stage keeps no metrics in the store: %s", error)
         return ()
-
-
-def _exporter() -> tuple[tuple[Sink, ...], Callable[[], None]]:
-    port = os.environ.get("STABLEREP_METRICS_PORT", "")
-    if not port:
-        return (), lambda: None
-    if not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(f"STABLEREP_METRICS_PORT: expected a port from 1 to 65535, found {port!r}")
-    from stablerep.integrations.prometheus_sink import serve_metrics
-
-    try:
-        sink, stop = serve_metrics(int(port), os.environ.get("STABLEREP_METRICS_HOST", "127.0.0.1"))
-    except PortInUseError as error:  # two lanes on one machine: the work matters more than the second exporter
-        log.warning("this stage exports no metrics: %s", error)
-        return (), lambda: None
-    return (sink,), stop

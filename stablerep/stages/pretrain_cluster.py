@@ -82,6 +82,7 @@ def train(stage: Stage, plan: RunConfig, runs: Store, pace: Pace | None = None) 
                     return
                 if not isinstance(error, Preempted) or not left or is_stop_asked():
                     raise error
+                stage.reporter.report("stablerep_launch_preemptions_total", 1)
                 log.warning("%s\nanother attempt follows, launch.max_preemptions allows %d more", error, left - 1)
 
 
@@ -120,6 +121,7 @@ class Attempts:
                 watcher = Watcher(
                     on_line=show,
                     on_tick=follower.look,
+                    on_state=follower.state,
                     sign_of_life=lambda: follower.step,
                     is_stop_asked=self.is_stop_asked,
                     ask_to_stop=self.backend.cancel,

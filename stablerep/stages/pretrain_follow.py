@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from stablerep.errors import DivergenceError, StoreError
+from stablerep.launch import JobState
 from stablerep.stages.pretrain_run import CURVES_KEY, RunConfig
 from stablerep.store import Store
 from stablerep.telemetry import Reporter
@@ -24,7 +25,8 @@ from stablerep.training.state import METRICS_KEY, RunFailure, read_progress
 JOB_KEY = "job.json"
 LOG_NAME = "combined.log"
 _LOOK_SECONDS = 2.0
-_GAUGES = ("step", "learning_rate", "gradient_norm", "images_per_second", "data_wait_ratio")
+_QUEUE_SECONDS = 15.0  # how often the time in the queue is told
+_GAUGES = ("step", "learning_rate", "gradient_norm", "images_per_second", "data_wait_ratio", "checkpoint_timestamp_seconds")
 
 
 class Follower:
@@ -34,6 +36,8 @@ class Follower:
         self._reporter, self._runs, self._attempt = reporter, runs, attempt
         self._bar = reporter.progress(num_steps, "steps", done=start_step)
         self._step, self._looked_at = start_step, 0.0
+        self._state: JobState | None = None
+        self._since = self._told_at = 0.0
 
     def __enter__(self) -> Self:
         self._progress = self._bar.__enter__()
@@ -48,6 +52,17 @@ class Follower:
     def step(self) -> int:
         """The last step that was seen: a sign of life."""
         return self._step
+
+    def state(self, state: JobState) -> None:
+        """Report where the job is, and how long it has waited for a place; what did not change is not said again."""
+        now = time.monotonic()
+        if state is not self._state:
+            self._state, self._since, self._told_at = state, now, float("-inf")
+            for each in JobState:
+                self._reporter.report("stablerep_launch_job_state", float(each is state), state=each.value)
+        if now - self._told_at >= (_QUEUE_SECONDS if state is JobState.QUEUED else float("inf")):
+            self._told_at = now
+            self._reporter.report("stablerep_launch_queue_seconds", now - self._since if state is JobState.QUEUED else 0.0)
 
     def look(self) -> None:
         """Report what is new; looks at the store every two seconds at most."""

@@ -39,6 +39,7 @@ def train(stage: Stage, plan: RunConfig, runs: Store) -> None:
                 watcher = Watcher(
                     on_line=lambda line: tqdm.write(line, file=sys.stderr),
                     on_tick=follower.look,
+                    on_state=follower.state,
                     is_stop_asked=is_stop_asked,
                     ask_to_stop=lambda handle: leash.ask_to_stop(),
                 )

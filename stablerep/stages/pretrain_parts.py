@@ -15,12 +15,14 @@ from stablerep.distributed import SyncBatchNorm1d
 from stablerep.identity import canonical_json
 from stablerep.models import HeadSpec, ModelSpec, TextSpec, TrunkSpec, build_two_tower, compile_trunk, normalisation
 from stablerep.shards.read import GroupDataset
+from stablerep.stages.exporter import OpenExporter, open_exporter
 from stablerep.stages.pretrain_objective import caption_classes, choose_objective
 from stablerep.stages.pretrain_run import MODEL_KEY, RunConfig
 from stablerep.store import Store
-from stablerep.telemetry import Sink
+from stablerep.telemetry import Reporter
 from stablerep.training.checkpoint import Checkpoints
 from stablerep.training.classes import CaptionClasses
+from stablerep.training.deepspeed_monitor import Report
 from stablerep.training.engine import Engine, OptimizerSettings, TorchEngine
 from stablerep.training.journal import Journal
 from stablerep.training.loop import Job, Plan, train
@@ -48,7 +50,7 @@ def train_run(
         runs: the run's prefix.
         processes: the job.
         attempt: name of this attempt.
-        has_launcher: a launcher on this machine shows progress and serves metrics.
+        has_launcher: a launcher on this machine shows progress.
         is_stop_asked: whether to save and end.
     """
     pretrain = plan.pretrain
@@ -58,11 +60,16 @@ def train_run(
     classes = caption_classes(pretrain, store, plan.dataset, dataset, runs, processes)
     if processes.rank == 0:
         runs.write(MODEL_KEY, canonical_json(asdict(spec)))
+    is_first = processes.rank == 0
+    is_exporting = os.environ.get("LOCAL_RANK", "0") == "0"  # one process of every pod: rank 0 tells of the run, the others of themselves
+    exporter = open_exporter("pretrain-worker") if is_exporting else OpenExporter()
+    reporter = Reporter("pretrain", exporter.sinks)
+    reporter.report("stablerep_run_info", 1, stage="pretrain", id=plan.run_key)
     job = Job(
         runs=runs,
         processes=processes,
         checkpoints=Checkpoints(runs, plan.run_key, plan.fingerprint),
-        engine=build_engine(pretrain, spec, processes, classes),
+        engine=build_engine(pretrain, spec, processes, classes, reporter.report if is_first and exporter.sinks else None),
         loader=_loader(pretrain, dataset, tokenizer, processes),
         learning_rate=_schedule(pretrain),
         plan=Plan(
@@ -75,8 +82,6 @@ def train_run(
         ),
         is_stop_asked=is_stop_asked,
     )
-    is_first = processes.rank == 0
-    sinks = _sinks() if is_first and not has_launcher else ()
 
     def make_journal(after_step: int) -> Journal:
         return Journal(
@@ -85,11 +90,13 @@ def train_run(
             attempt=attempt,
             after_step=after_step,
             num_steps=pretrain.num_steps,
-            sinks=sinks,
+            sinks=exporter.sinks,
             log_every_seconds=0 if has_launcher else 60,
         )
 
-    return train(job, make_journal)
+    record = train(job, make_journal)
+    exporter.stop(not is_stop_asked())
+    return record
 
 
 def model_spec(pretrain: PretrainConfig, tokenizer: CaptionTokenizer | None) -> ModelSpec:
@@ -123,8 +130,14 @@ def build_objective(pretrain: PretrainConfig, spec: ModelSpec, classes: CaptionC
     return choose_objective(pretrain, towers, classes)
 
 
-def build_engine(pretrain: PretrainConfig, spec: ModelSpec, processes: Processes, classes: CaptionClasses | None = None) -> Engine:
-    """DeepSpeed for several processes; for one there is nothing to shard."""
+def build_engine(
+    pretrain: PretrainConfig,
+    spec: ModelSpec,
+    processes: Processes,
+    classes: CaptionClasses | None = None,
+    report: Report | None = None,
+) -> Engine:
+    """DeepSpeed for several processes, which tells `report` what it measures; for one there is nothing to shard."""
     objective = build_objective(pretrain, spec, classes)
     settings = OptimizerSettings(
         pretrain.weight_decay, pretrain.beta1, pretrain.beta2, pretrain.clip_norm, pretrain.precision, pretrain.ema_decay
@@ -134,7 +147,9 @@ def build_engine(pretrain: PretrainConfig, spec: ModelSpec, processes: Processes
     from stablerep.training.deepspeed_engine import DeepspeedEngine
 
     captions_per_process = pretrain.captions_per_batch // processes.world_size
-    return DeepspeedEngine(objective, settings, processes, zero_stage=pretrain.zero_stage, captions_per_process=captions_per_process)
+    return DeepspeedEngine(
+        objective, settings, processes, zero_stage=pretrain.zero_stage, captions_per_process=captions_per_process, report=report
+    )
 
 
 def _loader(pretrain: PretrainConfig, dataset: GroupDataset, tokenizer: CaptionTokenizer | None, processes: Processes) -> GroupLoader:
@@ -178,13 +193,3 @@ def _tokenizer(pretrain: PretrainConfig, dataset: GroupDataset, runs: Store, pro
         text = built.to_json()
         runs.write(TOKENIZER_KEY, text)
     return CaptionTokenizer.from_json(processes.share(text))
-
-
-def _sinks() -> tuple[Sink, ...]:
-    port = os.environ.get("STABLEREP_METRICS_PORT", "")
-    if not port.isdigit():
-        return ()
-    from stablerep.integrations.prometheus_sink import serve_metrics
-
-    sink, _ = serve_metrics(int(port), os.environ.get("STABLEREP_METRICS_HOST", "127.0.0.1"))
-    return (sink,)

@@ -1,11 +1,20 @@
-"""Every metric the product reports: name, kind, labels, help. Code that reports anything else fails.
+"""Every metric the product reports: name, kind, help, labels with their values. Code that reports anything else fails.
 
-Prometheus conventions: prefix `stablerep_`, base units in the name, `_total` on counters, labels only from small enumerations
-(ids live in the one `_info` gauge). https://prometheus.io/docs/practices/naming/
+Prometheus conventions: prefix `stablerep_`, base units in the name, `_total` on counters, labels only from the enumerations below (ids
+live in the `_info` gauges). https://prometheus.io/docs/practices/naming/
+
+**To add a metric**: one line here, and one line that shows it, a panel in `manifests/monitoring/dashboards.py` (or a rule); then
+`python -m manifests.monitoring.dashboards`. A test fails while a metric has neither. A label that is new gets its values in LABELS.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from stablerep.errors import StablerepError
+
+OTHER = "other"  # what a value that is not among a label's values is reported as: no error, and no new series either
+UNITS = ("timestamp_seconds", "images_per_second", "seconds", "bytes", "ratio", "images")
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,48 @@ class Metric:
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
+    @property
+    def unit(self) -> str:
+        """The base unit, which the name ends with; empty for plain numbers and counts."""
+        stem = self.name.removesuffix("_total")
+        return next((unit for unit in UNITS if stem.endswith(f"_{unit}")), "")
+
+    def enumerated(self, labels: dict[str, str]) -> dict[str, str]:
+        """The labels, a value that the catalogue does not know replaced by `other`; ids stay as they are."""
+        return {name: value if not LABELS[name] or value in LABELS[name] else OTHER for name, value in labels.items()}
+
+
+def _classes(base: type[Exception]) -> Iterator[str]:
+    for each in base.__subclasses__():
+        yield each.__name__
+        yield from _classes(each)
+
+
+_STAGES = "preflight prepare generator generate commit pretrain export probe gate deploy verify hold finish"
+_HTTP = ("200", "400", "404", "405", "408", "411", "413", "415", "422", "429", "499", "500", "501", "503", "504")
+_GRPC = (
+    "OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED RESOURCE_EXHAUSTED "
+    "FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED"
+)
+
+# A label means the same in every metric. No values: an id, for `_info` metrics only.
+LABELS: dict[str, tuple[str, ...]] = {
+    "stage": (*_STAGES.split(), "serve"),
+    "error": (*dict.fromkeys(_classes(StablerepError)), "StablerepError", "OSError", "ValueError", "RuntimeError", "KeyError"),
+    "id": (),
+    "model_id": (),
+    "outcome": ("read", "kept", "empty", "duplicate", "truncated", "left_out", "found", "made"),
+    "verdict": ("good", "nonfinite", "black", "constant", "duplicate"),
+    "term": ("total", "image", "text"),
+    "phase": ("forward", "backward", "backward_inner", "backward_allreduce", "step"),
+    "state": ("queued", "pending", "running", "succeeded", "failed", "cancelled"),
+    "source": ("encoder", "random_init", "raw_pixels"),
+    "probe": ("linear", "linear_bn", "knn"),
+    "labels": ("1", "2", "5", "10", "20", "50", "100", "all"),
+    "protocol": ("v1", "v2", "grpc"),
+    "code": (*_HTTP, *_GRPC.split()),
+    "reason": ("BadImageError", "TooLargeError", "NotReadyError", "RequestError"),
+}
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -31,14 +82,22 @@ _ALL = (
     Metric("stablerep_generate_images_per_second", "gauge", "Images made a second, over the stage so far."),
     Metric("stablerep_generate_groups_total", "counter", "Image groups committed."),
     Metric("stablerep_generate_shards_total", "counter", "Shards by outcome (made or found).", ("outcome",)),
+    Metric("stablerep_launch_queue_seconds", "gauge", "Seconds that the training job has waited for a place; 0 once it has one."),
+    Metric("stablerep_launch_job_state", "gauge", "1 for the state that the training job is in, else 0.", ("state",)),
+    Metric("stablerep_launch_preemptions_total", "counter", "Attempts of the training job that ended by preemption."),
     Metric("stablerep_training_step", "gauge", "Last finished optimiser step."),
     Metric("stablerep_training_loss", "gauge", "Loss of the last logged step.", ("term",)),
     Metric("stablerep_training_learning_rate", "gauge", "Learning rate of the last logged step."),
     Metric("stablerep_training_gradient_norm", "gauge", "Gradient norm of the last logged step."),
     Metric("stablerep_training_images_per_second", "gauge", "Images a second over all processes, last logged interval."),
     Metric("stablerep_training_data_wait_ratio", "gauge", "Share of a step spent waiting for data, last logged interval."),
-    Metric("stablerep_training_checkpoint_timestamp_seconds", "gauge", "Unix time of the last committed checkpoint."),
+    Metric(
+        "stablerep_training_checkpoint_timestamp_seconds",
+        "gauge",
+        "Unix time of the last committed checkpoint; before the first, of the start of the attempt.",
+    ),
     Metric("stablerep_training_nonfinite_total", "counter", "Steps with a non-finite loss or gradient."),
+    Metric("stablerep_training_phase_seconds", "gauge", "Time of a part of the last step, measured by DeepSpeed.", ("phase",)),
     Metric("stablerep_probe_accuracy_ratio", "gauge", "Probe accuracy on held-out real images, 0 to 1.", ("source", "probe", "labels")),
     Metric("stablerep_gate_promoted", "gauge", "1 when the gate promoted the model, else 0."),
     Metric("stablerep_endpoint_requests_total", "counter", "Requests by protocol and code.", ("protocol", "code")),

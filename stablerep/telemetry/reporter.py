@@ -93,7 +93,7 @@ class Reporter:
         self._started_at = time.monotonic()
 
     def report(self, name: str, value: float, **labels: str) -> None:
-        """Report one value of a metric of the catalogue.
+        """Report one value of a metric of the catalogue; a label's value that it does not know is reported as `other`.
 
         Raises:
             ConfigError: the catalogue has no such metric, or the labels are not the metric's.
@@ -101,8 +101,9 @@ class Reporter:
         metric = METRICS.get(name)
         if metric is None or set(metric.labels) != set(labels):
             raise ConfigError(f"metric {name!r} with labels {sorted(labels)} is not in stablerep/telemetry/catalogue.py")
+        known = metric.enumerated(labels)
         for sink in self._sinks:
-            sink.report(metric, float(value), labels)
+            sink.report(metric, float(value), known)
 
     @contextmanager
     def progress(self, total: int, unit: str, done: int = 0) -> Generator["Progress"]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from stablerep.batches import Batch
 from stablerep.training.average import WeightAverage
+from stablerep.training.deepspeed_monitor import DeepspeedMonitor, Report
 from stablerep.training.engine import OptimizerSettings, StepResult, build_optimizer, on_cpu, set_learning_rate, towers_state
 from stablerep.training.objective import Objective
 from stablerep.training.processes import Processes
@@ -32,13 +33,14 @@ _BUCKET_ELEMENTS = 50_000_000
 _NEVER = 1 << 40
 
 
-def deepspeed_config(settings: OptimizerSettings, *, zero_stage: int, captions_per_process: int) -> dict[str, Any]:
+def deepspeed_config(settings: OptimizerSettings, *, zero_stage: int, captions_per_process: int, is_timed: bool = False) -> dict[str, Any]:
     """DeepSpeed's JSON for these settings.
 
     Args:
         settings: of the optimiser.
         zero_stage: 0 to 3.
         captions_per_process: captions of a step on one rank.
+        is_timed: measure the phases of every step.
     """
     return {
         "train_micro_batch_size_per_gpu": captions_per_process,
@@ -52,14 +54,22 @@ def deepspeed_config(settings: OptimizerSettings, *, zero_stage: int, captions_p
             "allgather_bucket_size": _BUCKET_ELEMENTS,
         },
         "torch_autocast": {"enabled": settings.precision == "bf16", "dtype": "bfloat16", "lower_precision_safe_modules": []},
+        **({"wall_clock_breakdown": True} if is_timed else {}),
     }
 
 
 class DeepspeedEngine:
-    """Several processes under DeepSpeed; the process group must exist."""
+    """Several processes under DeepSpeed; the process group must exist. With `report`, rank 0 tells how long the phases of a step take."""
 
     def __init__(
-        self, objective: Objective, settings: OptimizerSettings, processes: Processes, *, zero_stage: int, captions_per_process: int
+        self,
+        objective: Objective,
+        settings: OptimizerSettings,
+        processes: Processes,
+        *,
+        zero_stage: int,
+        captions_per_process: int,
+        report: Report | None = None,
     ) -> None:
         deepspeed = _import_deepspeed(processes.device)
         self.kind = f"deepspeed-zero-{zero_stage}"
@@ -68,9 +78,13 @@ class DeepspeedEngine:
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=self._objective,
             optimizer=build_optimizer(self._objective, settings),
-            config=deepspeed_config(settings, zero_stage=zero_stage, captions_per_process=captions_per_process),
+            config=deepspeed_config(
+                settings, zero_stage=zero_stage, captions_per_process=captions_per_process, is_timed=report is not None
+            ),
             dist_init_required=False,
         )
+        if report:
+            self._engine.monitor = DeepspeedMonitor(report, self._engine.monitor)
         has_average = bool(settings.ema_decay) and self._rank == 0  # every rank has the same weights below stage 3
         self._average = WeightAverage(self._objective.towers, settings.ema_decay) if has_average else None
 

@@ -18,6 +18,7 @@ log = logging.getLogger("stablerep")
 
 _MOST_POINTS = 1000
 _LOSS = "stablerep_training_loss"
+_SAVED_AT = "checkpoint_timestamp_seconds"
 
 
 class Journal:
@@ -57,6 +58,9 @@ class Journal:
         self._progress_at = clock() - progress_seconds
         self._start_step, self._point_images, self._point_wait = after_step, 0, 0.0
         self._last: dict[str, float] = {}
+        self._saved_at = time.time()  # of the last checkpoint; until there is one, when the attempt started
+        if is_first:  # no point of the history: only those of an undisturbed run are
+            Reporter("pretrain", sinks).report(f"stablerep_training_{_SAVED_AT}", self._saved_at)
 
     def step(self, step: int, losses: dict[str, float], lr: float, gradient_norm: float, num_images: int, wait_seconds: float) -> None:
         """Take what is known after an update.
@@ -85,7 +89,7 @@ class Journal:
         }
         for name, value in values.items():
             self._reporter.report(f"stablerep_training_{name}", value)
-        self._last = {**values, **{f"loss_{term}": value for term, value in losses.items()}}
+        self._last = {**values, **{f"loss_{term}": value for term, value in losses.items()}, _SAVED_AT: self._saved_at}
         self._point_at, self._point_images, self._point_wait = now, num_images, wait_seconds
         self._tell(step, now)
 
@@ -105,7 +109,9 @@ class Journal:
     def checkpoint(self, step: int, seconds: float) -> None:
         """Note that the checkpoint of a step is committed."""
         if self._reporter is not None:
-            self._reporter.report("stablerep_training_checkpoint_timestamp_seconds", time.time())
+            self._saved_at = time.time()
+            self._last[_SAVED_AT] = self._saved_at
+            self._reporter.report(f"stablerep_training_{_SAVED_AT}", self._saved_at)
             self.flush()
             log.info("checkpoint of step %d committed in %.1f s", step, seconds)
 

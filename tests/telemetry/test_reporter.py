@@ -1,15 +1,23 @@
+import contextlib
 import json
 import logging
+import threading
 import urllib.request
+from typing import get_args
 
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
 from stablerep.errors import ConfigError, PortInUseError
-from stablerep.integrations.prometheus_sink import PrometheusSink, serve_metrics
+from stablerep.groups.quality import Verdict
+from stablerep.integrations.prometheus_sink import Exporter, PrometheusSink
+from stablerep.launch import JobState
+from stablerep.stages import STAGES
 from stablerep.store import Store
 from stablerep.telemetry import METRICS, MemorySink, Metric, Reporter
+from stablerep.telemetry.catalogue import LABELS
 from stablerep.telemetry.reporter import JsonlSink
 
 
@@ -39,21 +47,64 @@ def test_every_metric_is_declared_in_prometheus_and_takes_a_value() -> None:
 
 
 def test_exporter_serves_what_is_reported_and_refuses_a_taken_port() -> None:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    sink, stop = serve_metrics(port)
+    exporter = Exporter(0)
     try:
-        Reporter("pretrain", (sink,)).report("stablerep_training_loss", 1.5, term="total")
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-            families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
+        Reporter("pretrain", (exporter.sink,)).report("stablerep_training_loss", 1.5, term="total")
+        families = _scrape(exporter.port)
         assert families["stablerep_training_loss"].samples[0].value == 1.5
-        with pytest.raises(PortInUseError, match=f"metrics port {port} on 127.0.0.1 is taken"):
-            serve_metrics(port)
+        assert families["process_resident_memory_bytes"].samples[0].value > 1e6
+        with pytest.raises(PortInUseError, match=f"metrics port {exporter.port} on 127.0.0.1 is taken"):
+            Exporter(exporter.port)
     finally:
-        stop()
+        exporter.stop()
+
+
+def test_an_exporter_that_lingers_ends_with_the_next_scrape() -> None:
+    exporter = Exporter(0)
+    _scrape(exporter.port)  # an earlier one does not count
+    stopping = threading.Thread(target=exporter.stop, args=(300.0,))
+    stopping.start()
+    families = {}
+    while stopping.is_alive():
+        with contextlib.suppress(OSError):  # it has just ended
+            families = _scrape(exporter.port)
+        stopping.join(0.05)
+    assert "process_cpu_seconds" in families
+
+
+def test_a_value_that_a_label_does_not_have_is_reported_as_other() -> None:
+    memory = MemorySink()
+    Reporter("serve", (memory,)).report("stablerep_endpoint_requests_total", 1, protocol="v1", code="418")
+    Reporter("serve", (memory,)).report("stablerep_run_info", 1, stage="probe", id="model-1")
+    assert [labels for _, _, labels in memory.reports] == [{"protocol": "v1", "code": "other"}, {"stage": "probe", "id": "model-1"}]
+
+
+def test_labels_are_enumerated_in_one_place() -> None:
+    assert {label for metric in METRICS.values() for label in metric.labels} == set(LABELS)
+    assert set(LABELS["stage"]) == {*STAGES, "serve"}
+    assert {state.value for state in JobState} == set(LABELS["state"])
+    assert set(get_args(Verdict)) == set(LABELS["verdict"])
+    ids = {label for label, values in LABELS.items() if not values}
+    assert all(metric.name.endswith("_info") for metric in METRICS.values() if ids & set(metric.labels))
+    assert all(len(set(values)) == len(values) for values in LABELS.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("stablerep_training_checkpoint_timestamp_seconds", "timestamp_seconds"),
+        ("stablerep_endpoint_request_seconds", "seconds"),
+        ("stablerep_generate_images_total", "images"),
+        ("stablerep_training_step", ""),
+    ],
+)
+def test_the_unit_is_the_end_of_the_name(name: str, unit: str) -> None:
+    assert METRICS[name].unit == unit
+
+
+def _scrape(port: int) -> dict[str, Family]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        return {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
 
 
 def test_jsonl_is_appended_by_a_second_attempt(store: Store) -> None:
