@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from stablerep import __version__
@@ -64,6 +65,10 @@ def _run(options: argparse.Namespace) -> int:
         from stablerep.stages.serve import stop
 
         print("stopped" if stop(options.recipe, overrides, options.store) else "no endpoint of this store runs on this machine")
+    elif options.command == "embed":
+        from stablerep.stages.embed import Task, embed
+
+        print(embed(Task(token=os.environ.get("STABLEREP_TOKEN", ""), **_embed_arguments(options))))
     elif options.command == "doctor":
         from stablerep.stages.doctor import examine, require_green, table
 
@@ -84,6 +89,10 @@ def _extra(options: argparse.Namespace) -> dict[str, Any]:
     return {"lane": options.lane} if options.command == "generate" else {}
 
 
+def _embed_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(options).items() if name != "command"}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stablerep",
@@ -102,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_store(_add(commands, "serve", "serve the promoted encoder in the foreground"))
     _add_store(_add(commands, "stop", "stop the endpoint that a run left in the background"))
     _add(commands, "show", "print a recipe with its overrides as JSON")
+    _add_embed(commands)
     commands.add_parser("recipes", help="list the recipes")
     text = "check that this container, or this machine, holds what its role needs"
     doctor = commands.add_parser("doctor", help=text, description=f"{text.capitalize()}.")
@@ -121,6 +131,29 @@ def _add_preflight(command: argparse.ArgumentParser) -> None:
     command.add_argument("--stages", default="", metavar="VERBS", help=stages)
     pod = "start a pod of the training image on the cluster for some seconds: is it pulled, are /dev/shm and a GPU there (may cost a node)"
     command.add_argument("--probe-pod", action="store_true", help=pod)
+
+
+def _add_embed(commands: Any) -> None:
+    command = commands.add_parser(
+        "embed",
+        help="embed images (or texts) by a served encoder, into a Parquet or npy file",
+        description="Embed images by a served encoder, into a file. Killed or stopped, the same command continues; what is in the file is "
+        "not asked again. A refused image costs no other: the file says why, and the exit code is 3. Where the server asks for a token, "
+        "STABLEREP_TOKEN has it.",
+        epilog="stablerep embed http://localhost:8080 photos/ --to photos.parquet;  find . -name '*.jpg' | stablerep embed URL -",
+    )
+    command.add_argument("url", metavar="URL", help="of the server, http://localhost:8080 or with the path of a model")
+    command.add_argument("sources", nargs="+", metavar="SOURCE", help="an image, a folder of images, or - for paths on standard input")
+    command.add_argument("--to", type=Path, default=Path("embeddings.parquet"), metavar="FILE", help=".parquet (default) or .npy")
+    command.add_argument(
+        "--text", dest="is_text", action="store_true", help="sources are files with a text a line, or - for standard input"
+    )
+    command.add_argument("--normalise", dest="is_normalised", action="store_true", help="to unit length (texts always are)")
+    command.add_argument("--model", dest="name", default="", help="name of the model (default: the only one of the server)")
+    command.add_argument("--batch", dest="batch_size", type=int, default=16, help="images a request (default: 16)")
+    command.add_argument("--concurrency", type=int, default=4, help="requests at a time (default: 4)")
+    seconds = "how long a busy server, or one that does not answer, is asked again (default: 120)"
+    command.add_argument("--patience", dest="patience_seconds", type=float, default=120.0, metavar="SECONDS", help=seconds)
 
 
 def _add_store(command: argparse.ArgumentParser) -> None:

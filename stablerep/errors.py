@@ -17,7 +17,8 @@
     `-- RequestError               4xx      what a caller of the endpoint did wrong
         |-- BadImageError          400
         |-- TooLargeError          413
-        `-- NotReadyError          503
+        |-- NotReadyError          503
+        `-- RefusedError           what a client was answered (stablerep.endpoint.remote)
 
 Messages say what was expected, what was found, where, and what to do next. Exit codes are stable: a Job's podFailurePolicy
 tells them apart.
@@ -129,3 +130,11 @@ class NotReadyError(RequestError):
     """The model is loading or the queue is full."""
 
     http_status = 503
+
+
+class RefusedError(RequestError):
+    """A server refused a request of ours; `status` is the HTTP status it gave, `reason` its own words."""
+
+    def __init__(self, where: str, status: int, reason: str) -> None:
+        super().__init__(f"{where} answered {status}: {reason}")
+        self.status, self.reason = status, reason

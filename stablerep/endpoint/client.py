@@ -1,13 +1,16 @@
 """A small HTTP client of a served encoder (KServe V1 and V2 over REST), standard library only.
 
 One connection is kept open and renewed when the server closed it. Answers are returned with their status and never raised, because
-what a verification wants to know is which status a bad image gets; only an unreachable server is an error.
+what a verification wants to know is which status a bad image gets; only an unreachable server is an error. Who wants arrays and errors
+takes `RemoteEncoder` (remote.py).
 """
 
 import base64
 import http.client
 import json
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
 
@@ -21,6 +24,19 @@ class Answer(NamedTuple):
     body: dict[str, Any]
 
 
+class RawAnswer(NamedTuple):
+    """HTTP status, headers (names in lower case) and body."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The decoded JSON object, empty where the body is not one."""
+        return _object(self.content)
+
+
 class EndpointClient:
     """Talks to one model of one server.
 
@@ -29,11 +45,26 @@ class EndpointClient:
         port: its REST port.
         name: the model's name in the paths.
         timeout_seconds: for connecting and for every answer.
+        prefix: of every path, where a gateway has one.
+        token: bearer token, where the server asks for one.
+        is_encrypted: https.
     """
 
-    def __init__(self, host: str, port: int, name: str, timeout_seconds: float = 30.0) -> None:
-        self.name = name
-        self._connection = http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        name: str,
+        timeout_seconds: float = 30.0,
+        *,
+        prefix: str = "",
+        token: str = "",
+        is_encrypted: bool = False,
+    ) -> None:
+        self.name, self._prefix = name, prefix
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        kind = http.client.HTTPSConnection if is_encrypted else http.client.HTTPConnection
+        self._connection = kind(host, port, timeout=timeout_seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -42,7 +73,10 @@ class EndpointClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; another thread that waits for an answer is told that there is none."""
+        if self._connection.sock is not None:
+            with suppress(OSError):
+                self._connection.sock.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
     def is_ready(self) -> bool:
@@ -76,12 +110,21 @@ class EndpointClient:
             LaunchError: the server cannot be reached or does not answer in time.
         """
         content = None if body is None else json.dumps(body).encode("utf-8")
-        headers = {} if content is None else {"Content-Type": "application/json"}
+        answer = self.send(method, path, content, {} if content is None else {"Content-Type": "application/json"})
+        return Answer(answer.status, answer.body)
+
+    def send(self, method: str, path: str, content: bytes | None = None, headers: Mapping[str, str] | None = None) -> RawAnswer:
+        """One request with a body of any kind.
+
+        Raises:
+            LaunchError: as for `request`.
+        """
         for is_last in (False, True):
             try:
-                self._connection.request(method, path, body=content, headers=headers)
+                self._connection.request(method, self._prefix + path, body=content, headers={**self._headers, **(headers or {})})
                 response = self._connection.getresponse()
-                return Answer(response.status, _object(response.read()))
+                found = {name.lower(): value for name, value in response.getheaders()}
+                return RawAnswer(response.status, found, response.read())
             except (http.client.HTTPException, OSError) as error:
                 self._connection.close()
                 # a kept connection may have been closed by the server meanwhile; a new one tells whether the server is there
