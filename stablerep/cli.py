@@ -69,6 +69,10 @@ def _run(options: argparse.Namespace) -> int:
         from stablerep.stages.embed import Task, embed
 
         print(embed(Task(token=os.environ.get("STABLEREP_TOKEN", ""), **_embed_arguments(options))))
+    elif options.command == "convert":
+        from stablerep.stages.convert import convert
+
+        print(convert(options.model, options.format, options.to))
     elif options.command == "doctor":
         from stablerep.stages.doctor import examine, require_green, table
 
@@ -112,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_store(_add(commands, "stop", "stop the endpoint that a run left in the background"))
     _add(commands, "show", "print a recipe with its overrides as JSON")
     _add_embed(commands)
+    _add_convert(commands)
     commands.add_parser("recipes", help="list the recipes")
     text = "check that this container, or this machine, holds what its role needs"
     doctor = commands.add_parser("doctor", help=text, description=f"{text.capitalize()}.")
@@ -154,6 +159,16 @@ def _add_embed(commands: Any) -> None:
     command.add_argument("--concurrency", type=int, default=4, help="requests at a time (default: 4)")
     seconds = "how long a busy server, or one that does not answer, is asked again (default: 120)"
     command.add_argument("--patience", dest="patience_seconds", type=float, default=120.0, metavar="SECONDS", help=seconds)
+
+
+def _add_convert(commands: Any) -> None:
+    text = "write an exported encoder as an ONNX file, or as a folder that timm loads"
+    command = commands.add_parser(
+        "convert", help=text, description=f"{text[0].upper()}{text[1:]}. What is written was compared with the encoder."
+    )
+    command.add_argument("model", metavar="MODEL", help="path or URI of an exported encoder: build/run/store/models/model-...")
+    command.add_argument("--format", choices=("onnx", "timm"), required=True, help="encoder.onnx, or config.json and model.safetensors")
+    command.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="made where missing")
 
 
 def _add_store(command: argparse.ArgumentParser) -> None:

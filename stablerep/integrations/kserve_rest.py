@@ -18,6 +18,7 @@ from kserve.protocol.rest.server import RESTServer
 
 from stablerep.endpoint.meter import Meter, Outcome, Protocol
 from stablerep.errors import RequestError
+from stablerep.integrations.kserve_page import page_routes
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -39,6 +40,7 @@ class EncoderRESTServer(RESTServer):
 
     def create_application(self) -> None:
         """Add KServe's routes and handlers, then put ours in the place of those that log a traceback for what a caller did."""
+        app.include_router(page_routes(self.dataplane.model_registry))
         super().create_application()
         for kind, status in KIND_STATUS.items():
             app.add_exception_handler(kind, _answering(status))

@@ -64,6 +64,11 @@ class Encoder:
         return self._text is not None
 
     @property
+    def trunk(self) -> nn.Module:
+        """What `embed` runs, on the device of the encoder."""
+        return self._trunk
+
+    @property
     def size_px(self) -> int:
         """Side of the images, S."""
         return self.preprocessor.size_px

@@ -20,6 +20,8 @@ LEVELS = [
 HOMES = {
     "diffusers": {"groups"},
     "timm": {"models"},
+    "onnx": {"models"},
+    "onnxruntime": {"models"},
     "deepspeed": {"training"},
     "kserve": {"integrations"},
     "torchx": {"integrations"},

@@ -1,0 +1,112 @@
+"""Encoders as ONNX and for timm: the same embeddings, and nothing that answers differently counts."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import timm
+import torch
+from tiny_encoder import picture, write_encoder
+
+from stablerep.batches.decode import decode_image
+from stablerep.cli import main
+from stablerep.endpoint.limits import Limits
+from stablerep.endpoint.preprocess import preprocess_image
+from stablerep.errors import CheckpointError
+from stablerep.models import Encoder, add_files, formats, load_encoder
+from stablerep.models.onnx_trunk import OnnxTrunk
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("encoder")
+    write_encoder(made, seed=1)
+    return made
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> Encoder:
+    return load_encoder(folder)
+
+
+@pytest.fixture(scope="module")
+def onnx_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    to = tmp_path_factory.mktemp("onnx")
+    assert main(["convert", str(folder), "--format", "onnx", "--to", str(to)]) == 0
+    return to
+
+
+def prepared(encoder: Encoder, num_images: int) -> torch.Tensor:
+    return torch.stack([preprocess_image(picture(seed, size=(50, 40)), encoder.preprocessor, Limits()) for seed in range(num_images)])
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 3, 17])
+def test_onnx_runtime_gives_the_same_embeddings_for_batches_of_any_size(encoder: Encoder, onnx_folder: Path, num_images: int) -> None:
+    images_N3SS = prepared(encoder, num_images)
+    session = onnxruntime.InferenceSession(onnx_folder / "encoder.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(["embedding"], {"image": images_N3SS.numpy()})
+    np.testing.assert_allclose(found, encoder.embed(images_N3SS).numpy(), atol=1e-5)
+
+
+def test_the_onnx_file_says_how_images_are_prepared_and_nothing_of_the_machine(encoder: Encoder, folder: Path, onnx_folder: Path) -> None:
+    content = (onnx_folder / "encoder.onnx").read_bytes()
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model)
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert facts["model_id"] == encoder.model_id
+    assert json.loads(facts["preprocessor"]) == json.loads((folder / "preprocessor.json").read_text())
+    assert [(entry.name, entry.type.tensor_type.shape.dim[0].dim_param) for entry in model.graph.input] == [("image", "N")]
+    assert str(Path(__file__).resolve().parents[2]).encode() not in content
+    assert (onnx_folder / "SHA256SUMS").read_text() == f"{hashlib.sha256(content).hexdigest()}  encoder.onnx\n"
+    assert formats.onnx_bytes(encoder) == content
+
+
+def test_where_onnx_runtime_is_missing_the_reference_evaluator_compares(
+    encoder: Encoder, onnx_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    trunk, images_N3SS = OnnxTrunk((onnx_folder / "encoder.onnx").read_bytes(), "encoder.onnx"), prepared(encoder, 3)
+    torch.testing.assert_close(trunk(images_N3SS), encoder.embed(images_N3SS), atol=1e-5, rtol=0)
+
+
+def test_timm_loads_the_folder_and_prepares_images_as_we_do(encoder: Encoder, folder: Path, tmp_path: Path) -> None:
+    assert main(["convert", str(folder), "--format", "timm", "--to", str(tmp_path)]) == 0
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    images_N3SS = prepared(encoder, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(images_N3SS), encoder.embed(images_N3SS), atol=1e-6, rtol=0)
+    data = timm.data.resolve_model_data_config(loaded)
+    preprocessor = encoder.preprocessor
+    assert (data["input_size"], tuple(data["mean"]), tuple(data["std"])) == ((3, 32, 32), preprocessor.mean, preprocessor.std)
+    assert (data["interpolation"], data["crop_pct"]) == ("bicubic", preprocessor.crop / preprocessor.resize)
+    image_3HW = decode_image(picture(0), preprocessor.resize)
+    assert image_3HW.shape[1:] == (32, 32)
+
+
+@pytest.mark.parametrize("write", [formats.write_onnx, formats.write_timm])
+def test_what_answers_differently_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: object) -> None:
+    embed = Encoder.embed
+    monkeypatch.setattr(Encoder, "embed", lambda self, images: embed(self, images) + 2e-4)
+    with pytest.raises(CheckpointError, match=r"expected the embeddings of model-\w+ within 0.0001, found 0.0002"):
+        write(folder, tmp_path / "to")  # type: ignore[operator]
+    assert not list(tmp_path.glob("to/SHA256SUMS"))
+
+
+def test_a_damaged_encoder_is_not_converted(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in folder.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    add_files(damaged, {"note.txt": "x"})
+    (damaged / "encoder.safetensors").write_bytes(b"junk")
+    assert main(["convert", str(damaged), "--format", "timm", "--to", str(tmp_path / "to")]) == 4
+    assert "encoder.safetensors: damaged" in capsys.readouterr().err
+
+
+def test_junk_is_no_onnx_encoder() -> None:
+    with pytest.raises(CheckpointError, match=r"x\.onnx: expected an ONNX encoder, found another file"):
+        OnnxTrunk(b"junk", "x.onnx")
