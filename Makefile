@@ -11,7 +11,7 @@ SETS = $(foreach pair,$(SET),--set $(pair))
 RUN = $(BIN)/python -m pipelines.run_local --recipe $(RECIPE) $(SETS) $(if $(STORE),--store $(STORE))
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ setup
 setup: .venv/ready  ## install everything, hash-locked, into .venv
@@ -45,6 +45,9 @@ mutants: .venv/ready  ## put one fault after another into a copy of the product;
 bench: .venv/ready  ## every CPU benchmark with its ratio and target; results in benchmarks/results/
 	$(BIN)/python benchmarks/all.py
 
+paper-trends: .venv/ready  ## the paper's comparisons on three generators: docs/results.md (hours on a busy machine; goes on where it was)
+	$(BIN)/python benchmarks/paper_trends.py
+
 ##@ build
 compile: .venv/ready  ## compile the pipelines for Kubeflow, and pin images in manifests, from images/images.lock
 	$(BIN)/python -m pipelines.compile && $(BIN)/python -m manifests.render images
@@ -63,4 +66,4 @@ push: .venv/ready  ## push them and write images/images.lock: REGISTRY=host/pref
 clean:  ## remove results, caches and the environment
 	rm -rf build .venv .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help setup run serve stop run-docker check test mutants bench compile lock manifests images push clean
+.PHONY: help setup run serve stop run-docker check test mutants bench paper-trends compile lock manifests images push clean

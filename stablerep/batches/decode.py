@@ -41,10 +41,15 @@ def decode_image(data: bytes, size_px: int | None = None) -> Tensor:
             width, height = image.size
             if width * height <= MAX_PIXELS:
                 image.load()
-                return _tensor(_square(_rgb(image), size_px))
+                return image_tensor(image, size_px)
     except Exception as error:  # decoders of untrusted bytes raise nearly anything: OSError, SyntaxError, struct.error, IndexError ...
         raise DataError(f"cannot decode an image of {len(data)} bytes starting with {data[:8]!r}: {_reason(error)}") from error
     raise DataError(f"cannot decode an image of {width}x{height}: expected at most {MAX_PIXELS} pixels")
+
+
+def image_tensor(image: Image.Image, size_px: int | None = None) -> Tensor:
+    """A decoded image, prepared as `decode_image` does it: uint8 [3, H, W]; [3, S, S] with `size_px`."""
+    return _tensor(_square(_rgb(image), size_px))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -79,6 +79,27 @@ _SMOKE = replace(
     deploy=DeployConfig(port=0, grpc_port=0),
 )
 
+_PAPER_TRENDS = replace(
+    _QUICKSTART,
+    name="paper_trends",
+    description="The paper's comparisons in little (`make paper-trends`): 240 captions x 8 images of digits, 128 views a step.",
+    captions=replace(_QUICKSTART.captions, num_captions=240, captions_per_shard=80, num_lanes=1),
+    generator=replace(_QUICKSTART.generator, fit_num_vae_steps=250, fit_num_steps=1000),
+    generate=replace(_QUICKSTART.generate, images_per_caption=8),
+    pretrain=replace(
+        _QUICKSTART.pretrain,
+        trunk=replace(_QUICKSTART.pretrain.trunk, width=64, depth=3),
+        text=replace(_QUICKSTART.pretrain.text, depth=1),
+        text_weight=0.0,
+        captions_per_batch=32,
+        num_steps=200,
+        warmup_steps=16,
+        checkpoint_every_steps=200,
+        num_processes=1,
+    ),
+    probe=ProbeConfig(probes=("linear",), num_epochs=60),
+)
+
 _SD15 = GeneratorConfig(model="stable-diffusion-v1-5/stable-diffusion-v1-5", licence="creativeml-openrail-m")
 
 _CC3M = Recipe(
@@ -95,6 +116,7 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         _QUICKSTART,
         _SMOKE,
+        _PAPER_TRENDS,
         _CC3M,
         replace(
             _CC3M,

