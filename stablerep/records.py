@@ -142,8 +142,8 @@ class ProbeScore(Record):
     """Accuracy of one feature source under one probe, with a bootstrap interval."""
 
     source: str  # encoder | random_init | raw_pixels
-    probe: str  # linear | linear_bn | knn
-    num_labels_per_class: int  # -1: all
+    probe: str  # linear | linear_bn | knn | logistic | few_shot | zero_shot
+    num_labels_per_class: int  # -1: all; 0: none (zero-shot)
     accuracy: float
     low: float
     high: float

@@ -102,8 +102,8 @@ class GenerateConfig:
 class ProbeConfig:
     """probe: frozen features under linear heads (ten learning rates, 90 epochs), k-NN, and what else is asked for."""
 
-    dataset: str = "packaged:mnist"  # packaged:<name> or an ImageFolder with train/ and test/
-    probes: tuple[Literal["linear", "linear_bn", "knn", "logistic", "few_shot"], ...] = ("linear", "linear_bn", "knn")
+    dataset: str = "packaged:mnist"  # packaged:<name>, imagefolder:, webdataset: or torchvision: (stablerep.probes.data)
+    probes: tuple[Literal["linear", "linear_bn", "knn", "logistic", "few_shot", "zero_shot"], ...] = ("linear", "linear_bn", "knn")
     labels_per_class: tuple[int, ...] = (5, 20, -1)
     num_draws: int = 5  # label draws averaged where labels are few
     num_epochs: int = 90
@@ -111,6 +111,7 @@ class ProbeConfig:
     base_lrs: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
     num_neighbours: int = 20
     neighbour_temperature: float = 0.07
+    zero_shot_templates: tuple[str, ...] = ("a photo of a {}",)  # {} is the name of a class
     num_bootstrap: int = 1000
     feature_batch_size: int = 256
     seed: int = 0
@@ -121,6 +122,10 @@ class ProbeConfig:
         check(bool(self.labels_per_class), "probe.labels_per_class: expected at least one number")
         check(all(n == -1 or n >= 2 for n in self.labels_per_class), "probe.labels_per_class: expected -1 (all) or 2 and more")
         check(bool(self.base_lrs), "probe.base_lrs: expected at least one learning rate")
+        check(
+            bool(self.zero_shot_templates) and all("{}" in template for template in self.zero_shot_templates),
+            f"probe.zero_shot_templates: expected texts with {{}} where the class goes, found {list(self.zero_shot_templates)}",
+        )
 
 
 @dataclass(frozen=True)
@@ -266,4 +271,9 @@ class Recipe:
             self.pretrain.images_per_caption <= self.generate.images_per_caption,
             f"pretrain.images_per_caption: expected at most generate.images_per_caption={self.generate.images_per_caption}, "
             f"found {self.pretrain.images_per_caption}",
+        )
+        check(
+            "zero_shot" not in self.probe.probes or self.pretrain.has_text,
+            f"probe.probes: expected a text tower for zero_shot, found pretrain.objective={self.pretrain.objective} without one; take "
+            "zero_shot out or set pretrain.text_weight=1",
         )

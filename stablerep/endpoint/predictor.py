@@ -29,7 +29,6 @@ from stablerep.models import load_encoder
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _NUM_LABEL_SETS_KEPT = 32
-_TEXT_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -193,6 +192,4 @@ class Predictor:
         assert self._tokenizer is not None
         tokens = self._tokenizer.encode([template.replace("{}", label) for label in labels for template in templates])
         with self._text_lock:
-            text_D = torch.cat([self._encoder.embed_text(chunk).float().cpu() for chunk in tokens.split(_TEXT_BATCH)])
-        mean_KD = text_D.unflatten(0, (len(labels), len(templates))).mean(dim=1)
-        return torch.nn.functional.normalize(mean_KD, dim=-1).T
+            return self._encoder.embed_labels(tokens, len(labels))

@@ -16,6 +16,8 @@ from stablerep.errors import ConfigError, DataError
 from stablerep.models.preprocess import Preprocessor
 from stablerep.models.two_tower import ModelSpec
 
+_TEXT_BATCH = 256
+
 
 @dataclass(frozen=True)
 class TextParts:
@@ -123,6 +125,20 @@ class Encoder:
         parts = self._text_parts()
         with torch.inference_mode():
             return functional.normalize(parts.text_projection(parts.tower(tokens_NT.to(self.device))), dim=1)
+
+    def embed_labels(self, tokens_NT: Tensor, num_labels: int) -> Tensor:
+        """Text embedding of each label: the mean over its templates, of unit length, [D, K] on the CPU.
+
+        Args:
+            tokens_NT: every label in every template, all templates of the first label first.
+            num_labels: K.
+
+        Raises:
+            ConfigError: the encoder has no text tower.
+            DataError: captions too long or without end-of-text token.
+        """
+        text_ND = torch.cat([self.embed_text(chunk).float().cpu() for chunk in tokens_NT.split(_TEXT_BATCH)])
+        return functional.normalize(text_ND.unflatten(0, (num_labels, -1)).mean(dim=1), dim=-1).T
 
     def _text_parts(self) -> TextParts:
         if self._text is None:

@@ -11,15 +11,17 @@ from typing import Any
 
 from torch import Tensor
 
+from stablerep.batches.tokenize import CaptionTokenizer
 from stablerep.identity import canonical_json
 from stablerep.models import Encoder, build_trunk
 from stablerep.probes.bootstrap import paired_difference
 from stablerep.probes.data import LabelledImages
 from stablerep.probes.features import extract, frozen, pixels
 from stablerep.probes.lazy import Images
-from stablerep.probes.measure import Outcome, confusion_matrix, measure_source
+from stablerep.probes.measure import Outcome, confusion_matrix, measure_source, zero_shot_outcome
 from stablerep.probes.protocol import SOURCES, ProbeProtocol
 from stablerep.probes.result import Difference, ProbeResult, pack_bits, per_class_accuracy
+from stablerep.probes.zero_shot import probe_zero_shot
 from stablerep.records import Evaluation
 
 OnImages = Callable[[int, str], None]
@@ -33,6 +35,7 @@ def evaluate_encoder(
     identity: dict[str, Any],
     uri: str,
     batch_size: int,
+    tokenizer: CaptionTokenizer | None = None,
     on_images: OnImages = lambda _number, _source: None,
 ) -> ProbeResult:
     """Measure an encoder.
@@ -44,6 +47,7 @@ def evaluate_encoder(
         identity: of the images (`data.identify`).
         uri: folder that will hold the result.
         batch_size: images a forward pass.
+        tokenizer: of the text tower, where zero_shot is among the probes.
         on_images: told how many more images went through which source.
 
     Raises:
@@ -53,6 +57,10 @@ def evaluate_encoder(
     outcomes: dict[str, list[Outcome]] = {}
     for source, train_NF, test_QF in _features(encoder, images, protocol.seed, batch_size, on_images):
         outcomes[source] = measure_source(source, train_NF, images.train_labels, test_QF, images.test_labels, images.class_names, protocol)
+    if tokenizer is not None:
+        names, templates = images.class_names, protocol.zero_shot_templates
+        predicted_Q = probe_zero_shot(encoder, tokenizer, images.test, names, templates, batch_size)
+        outcomes["encoder"].append(zero_shot_outcome(predicted_Q, images.test_labels, protocol))
     number = protocol.headline_labels
     heads = {source: _headline(found, number) for source, found in outcomes.items()}
     correct = {source: head.predicted_DQ == images.test_labels for source, head in heads.items()}

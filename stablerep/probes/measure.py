@@ -15,7 +15,7 @@ from stablerep.probes.episodes import NUM_SHOTS, draw_episodes, probe_few_shot
 from stablerep.probes.knn import probe_knn
 from stablerep.probes.linear import LinearSettings, one_split, probe_linear
 from stablerep.probes.logistic import fit_with_validation
-from stablerep.probes.protocol import ALL_LABELS, BoolArray, Int64Array, ProbeProtocol, label_draws
+from stablerep.probes.protocol import ALL_LABELS, NO_LABELS, BoolArray, Int64Array, ProbeProtocol, label_draws
 from stablerep.records import ProbeScore
 
 
@@ -57,6 +57,12 @@ def measure_source(
     outcomes = [_linear(data, probe, number) for number in protocol.labels_per_class for probe in heads]
     whole = {"knn": _knn, "logistic": _logistic, "few_shot": _few_shot}
     return outcomes + [measure(data) for probe, measure in whole.items() if probe in protocol.probes]
+
+
+def zero_shot_outcome(predicted_Q: Int64Array, test_labels: Int64Array, protocol: ProbeProtocol) -> Outcome:
+    """The score of the encoder's zero-shot classes."""
+    correct_DQ = (predicted_Q == test_labels)[None]
+    return Outcome(_score("encoder", "zero_shot", NO_LABELS, correct_DQ, protocol), predicted_Q[None], ())
 
 
 def confusion_matrix(predicted_Q: Int64Array, labels_Q: Int64Array, num_classes: int) -> Int64Array:

@@ -7,7 +7,7 @@ Dimension key: N images, K classes, D draws of labelled images.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from stablerep.identity import content_id
 
 ALL_LABELS = -1
 SOURCES = ("encoder", "random_init", "raw_pixels")
-PROBES = ("linear", "linear_bn", "knn", "logistic", "few_shot")
+PROBES = ("linear", "linear_bn", "knn", "logistic", "few_shot", "zero_shot")
+NO_LABELS = 0  # zero-shot
+_LATER = ("zero_shot_templates",)  # settings that came later: suites that do not use them keep their ids
 VERSION = 1  # raise it when the same settings on the same data would give other digits
 
 Int64Array = npt.NDArray[np.int64]
@@ -39,6 +41,7 @@ class ProbeProtocol:
     neighbour_temperature: float
     num_bootstrap: int
     seed: int
+    zero_shot_templates: tuple[str, ...] = ()  # of zero_shot only
 
     @property
     def headline_labels(self) -> int:
@@ -47,7 +50,8 @@ class ProbeProtocol:
 
     def suite(self, identity: Mapping[str, Any]) -> str:
         """Id of this protocol on the data with `identity` (`data.identify`)."""
-        return content_id("suite", {"version": VERSION, "protocol": self, "data": dict(identity)})
+        settings = {name: value for name, value in asdict(self).items() if value or name not in _LATER}
+        return content_id("suite", {"version": VERSION, "protocol": settings, "data": dict(identity)})
 
 
 def label_draws(labels_N: Int64Array, class_names: tuple[str, ...], num_per_class: int, num_draws: int, seed: int) -> list[Int64Array]:

@@ -6,7 +6,7 @@ Paper values are from section 4 of the StableRep paper and the released READMEs;
 from collections.abc import Sequence
 
 from stablerep.probes.figures import STYLE, Series, confusion_figure, labels_figure
-from stablerep.probes.protocol import ALL_LABELS, SOURCES
+from stablerep.probes.protocol import ALL_LABELS, NO_LABELS, SOURCES
 from stablerep.probes.result import ProbeResult
 from stablerep.records import ProbeScore
 from stablerep.report import escape, page, table
@@ -20,6 +20,7 @@ PROBE_TITLES = {
     "knn": "k-NN",
     "logistic": "logistic, 45 penalties",
     "few_shot": "5-way 5-shot",
+    "zero_shot": "zero-shot",
 }
 _NUM_CONFUSIONS = 8
 
@@ -65,8 +66,8 @@ def report_html(result: ProbeResult) -> str:
 
 
 def labels_text(number: int) -> str:
-    """`5 labels per class` or `all labels`."""
-    return "all labels" if number == ALL_LABELS else f"{number} labels per class"
+    """`5 labels per class`, `all labels` or `no labels`."""
+    return {ALL_LABELS: "all labels", NO_LABELS: "no labels"}.get(number, f"{number} labels per class")
 
 
 def _data_line(result: ProbeResult) -> str:
@@ -136,10 +137,13 @@ def _score_table(result: ProbeResult) -> str:
     numbers = _label_numbers(result)
     if ALL_LABELS not in numbers:
         numbers.append(ALL_LABELS)  # k-NN always has all labels
+    if any(score.num_labels_per_class == NO_LABELS for score in result.evaluation.scores):
+        numbers.insert(0, NO_LABELS)
+    measured = {(score.source, score.probe) for score in result.evaluation.scores}
     head = "".join(f'<th class="number">{escape(labels_text(n))}</th>' for n in numbers)
     rows: list[str] = []
     for source in SOURCES:
-        for probe in PROBE_TITLES:
+        for probe in (probe for probe in PROBE_TITLES if (source, probe) in measured):
             first = probe == "linear"
             kind = "first" if first and source != SOURCES[0] else ""
             headline = result.protocol["headline_labels"] if first and source == SOURCES[0] else None
@@ -185,6 +189,8 @@ def _limits(result: ProbeResult) -> str:
         "With few labels the learning rate is chosen from very few held-out answers; up to about two points "
         "were lost to that choice where we measured it.",
     ]
+    if any(score.probe == "zero_shot" for score in result.evaluation.scores):
+        points.append("Zero-shot depends on the names of the classes and on the templates as much as on the encoder; both are below.")
     if "packaged" in result.data:
         points.insert(
             0,

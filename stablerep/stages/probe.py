@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from stablerep.config.schema import ProbeConfig
 from stablerep.endpoint.folder import local_folder
-from stablerep.errors import CheckpointError
+from stablerep.errors import CheckpointError, ConfigError
 from stablerep.records import Evaluation, ModelRef
 from stablerep.stages.context import Stage, open_stage
 from stablerep.store import Store
 
 if TYPE_CHECKING:
+    from stablerep.batches.tokenize import CaptionTokenizer
+    from stablerep.models import Encoder
     from stablerep.probes.protocol import ProbeProtocol
     from stablerep.probes.result import ProbeResult
 
@@ -86,7 +88,10 @@ def protocol_of(config: ProbeConfig) -> "ProbeProtocol":
     """The protocol a recipe asks for; with the data it makes the suite under which `gate` and `verify` know a champion."""
     from stablerep.probes.protocol import ProbeProtocol
 
-    return ProbeProtocol(**{field.name: getattr(config, field.name) for field in fields(ProbeProtocol)})
+    settings = {field.name: getattr(config, field.name) for field in fields(ProbeProtocol)}
+    if "zero_shot" not in config.probes:
+        del settings["zero_shot_templates"]
+    return ProbeProtocol(**settings)
 
 
 def _measure(stage: Stage, reference: ModelRef, protocol: "ProbeProtocol", identity: dict[str, Any]) -> "ProbeResult":
@@ -99,6 +104,7 @@ def _measure(stage: Stage, reference: ModelRef, protocol: "ProbeProtocol", ident
     device, config = "cuda" if torch.cuda.is_available() else "cpu", stage.recipe.probe
     with local_folder(reference.uri) as folder:
         encoder = load_encoder(folder, device)
+        tokenizer = _tokenizer(folder, encoder, protocol)
     if encoder.model_id != reference.model_id:
         raise CheckpointError(f"{reference.uri}: expected {reference.model_id}, found {encoder.model_id}; export the model again")
     images = load_labelled(config.dataset, encoder.preprocessor.crop, encoder.preprocessor.resize)
@@ -111,8 +117,23 @@ def _measure(stage: Stage, reference: ModelRef, protocol: "ProbeProtocol", ident
             identity=identity,
             uri=stage.store.uri_of(f"evals/{encoder.model_id}/{protocol.suite(identity)}"),
             batch_size=config.feature_batch_size,
+            tokenizer=tokenizer,
             on_images=progress.advance,
         )
+
+
+def _tokenizer(folder: Path, encoder: "Encoder", protocol: "ProbeProtocol") -> "CaptionTokenizer | None":
+    """The tokenizer of the text tower where a probe reads words."""
+    if "zero_shot" not in protocol.probes:
+        return None
+    if not encoder.has_text:
+        raise ConfigError(
+            f"probe.probes: expected an encoder with a text tower for zero_shot, found {encoder.model_id} without; take zero_shot out, "
+            "or train with pretrain.text_weight above 0"
+        )
+    from stablerep.batches.tokenize import CaptionTokenizer
+
+    return CaptionTokenizer.from_json((folder / "tokenizer.json").read_text(encoding="utf-8"))
 
 
 @contextmanager
@@ -135,4 +156,4 @@ def _report_scores(stage: Stage, result: "ProbeResult") -> None:
 
 
 def _labels(number: int) -> str:
-    return "all" if number < 0 else str(number)
+    return {-1: "all", 0: "none"}.get(number, str(number))

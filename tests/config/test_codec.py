@@ -48,7 +48,7 @@ def test_later_overrides_win_and_strings_that_look_like_numbers_stay_strings() -
         ("deploy.port=70000", "0 \\(any free\\) to 65535"),
         ("pretrain.text_weight=0 pretrain.image_weight=0", "nothing to learn"),
         ("probe.probes=knn", "expected linear among them"),
-        ("probe.probes=linear,svm", "expected one of linear, linear_bn, knn, logistic, few_shot, found 'svm'"),
+        ("probe.probes=linear,svm", "expected one of linear, linear_bn, knn, logistic, few_shot, zero_shot, found 'svm'"),
         ("generator.fit=1", "expected bool, found 1"),
         ("launch.backend=slurm", "expected one of local, trainjob, volcano"),
         ("launch.gpus_per_process=2", "expected 0 or 1, found 2"),
