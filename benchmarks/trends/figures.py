@@ -7,7 +7,7 @@ from html import escape
 _FONT = 'font-family="system-ui, Segoe UI, Roboto, sans-serif"'
 _INK, _SOFT, _LINE = "#1d2733", "#66727f", "#dfe4ea"
 COLOURS = ("#2457c5", "#c2660c", "#2b8a55", "#8a4bb5")
-_ROW, _LEFT, _RIGHT, _WIDTH = 34, 300, 76, 860
+_ROW, _LEFT, _RIGHT, _WIDTH = 34, 326, 76, 886
 
 
 @dataclass(frozen=True)

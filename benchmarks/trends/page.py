@@ -14,6 +14,10 @@ from trends.figures import COLOURS, Mark, forest, lines
 from trends.plan import CORE, METHODS, TUNED, Pool, Study, choose
 from trends.spread import Answers, Spread, spread
 
+from stablerep.config import RECIPES
+
+RECIPE = RECIPES["paper_trends"]
+NUM_STEPS, NUM_CAPTIONS = RECIPE.pretrain.num_steps, RECIPE.captions.num_captions
 HEADLINE = "5"
 LABELS = {"5": "5 labels a class", "20": "20 labels", "-1": "all labels"}
 PAPER_CLAIMS = (
@@ -128,11 +132,15 @@ that is what is known."""
 
 
 def _generators(results: Results, study: Study) -> str:
-    rows = []
+    rows, generator = [], RECIPE.generator
     for k in range(study.num_replicates):
         facts = results.facts(study.main_pool("stablerep", k))
         if facts:
-            fit = "embedded: seed 0, 1,200 + 1,400 steps" if k == 0 else f"fitted here: seed {k}, 250 + 1,000 steps"
+            fit = (
+                "embedded: seed 0, 1,200 + 1,400 steps"
+                if k == 0
+                else f"fitted here: seed {k}, {generator.fit_num_vae_steps:,} + {generator.fit_num_steps:,} steps"
+            )
             rows.append((k, fit, f"{100 * facts['agreement']:.1f}", f"{100 * facts['purity']:.1f}", f"{facts['distance']:.2f}"))
     if not rows:
         return ""
@@ -177,10 +185,26 @@ def _main(results: Results, figures: dict[str, str]) -> str:
 
 ![Accuracy of all methods with 5 labels a class](images/paper_trends_methods.svg)
 
+{_opponents(results)}
+
 Equal budgets: every method takes the same number of steps with the same number of views through the trunk in each. Learning rates
 were chosen for each method on held-out training images; CLIP on synthetic images takes CLIP's rate on real ones, the shuffled control
-StableRep's; the supervised reference (labels of the 240 real images) was not tuned. Real methods see the one real image each caption
+StableRep's; the supervised reference (labels of the {NUM_CAPTIONS} real images) was not tuned. Real methods see the one real image each caption
 was written about, synthetic ones eight images a caption."""
+
+
+def _opponents(results: Results) -> str:
+    """How trained encoders stand to what needs no training, in words that follow from the means."""
+    if not results.floor:
+        return ""
+    pixels = spread({0: [unpacked(results.floor["raw_pixels"][0], HEADLINE)]}, is_fixed=True).mean
+    above = [METHODS[name].title.partition(",")[0] for name in CORE if (found := results.method(name)) and spread(found).mean > pixels]
+    if above:
+        return f"Above raw pixels with 5 labels: {', '.join(above)}."
+    return (
+        "**Raw pixels beat every self-supervised encoder of this table**: these runs are short and small (longer ones below). What is compared\n"
+        "is which objective gets further with the same little budget, not whether the encoders are good."
+    )
 
 
 def _claims(results: Results, figures: dict[str, str]) -> str:
@@ -233,8 +257,8 @@ def _length(results: Results, study: Study) -> str:
             names = f"{_short(first)} - {_short(second)}"
             differences.append((names, interval(short, is_signed=True), interval(found, is_signed=True), judged(first, found)))
     steps = f"{study.longer_steps} steps"
-    head = ["method", "200 steps, 5 labels", f"{steps}, 5 labels", f"{steps}, all labels", "generators x seeds"]
-    second = table(["difference, 5 labels", "200 steps", steps, f"verdict ({steps})"], differences)
+    head = ["method", f"{NUM_STEPS} steps, 5 labels", f"{steps}, 5 labels", f"{steps}, all labels", "generators x seeds"]
+    second = table(["difference, 5 labels", f"{NUM_STEPS} steps", steps, f"verdict ({steps})"], differences)
     return f"""## Longer training
 
 Everything above is short training. Three times the steps, one training seed (the same beside it), learning rates as they were
@@ -402,10 +426,10 @@ neighbours that differ by a point are not told apart.
 def _protocol(study: Study) -> str:
     return f"""## Protocol
 
-- **Data.** MNIST, 5,000 digits: 3,000 for training (generators, captions, probes), 2,000 for the test. 240 captions a replicate,
+- **Data.** MNIST, 5,000 digits: 3,000 for training (generators, captions, probes), 2,000 for the test. {NUM_CAPTIONS} captions a replicate,
   equally many of each digit. Synthetic pools: {study.images_in_pool} images a caption, DPM-Solver++ with 8 steps, guidance 2. Recipe
   `paper_trends`; `stablerep show --recipe paper_trends` prints all of it.
-- **Training.** ViT of width 64 and depth 3 on 32x32 pixels, 200 steps of {study.views_per_step} views: StableRep 32 captions x 4
+- **Training.** ViT of width 64 and depth 3 on 32x32 pixels, {NUM_STEPS} steps of {study.views_per_step} views: StableRep 32 captions x 4
   images, SimCLR 64 images x 2 views, CLIP and supervised 128 images. The product's own loader, augmentation, losses and loop, in one
   process of one thread.
 - **Probe.** Linear heads on the frozen class token; their rate is chosen inside the labelled training images. The test images were
@@ -421,7 +445,7 @@ _LIMITS = """## Limits, and the paper's numbers
 
 - Captions name the class, so an image group is a weak label, and generators were fitted on the very digits that the probes learn
   from. A real text-to-image model has seen neither the probe's images nor its labels.
-- 200 short steps. Rankings after short training need not be those after long training.
+- Training is short. Rankings after short training need not be those after long training.
 - Replicate 0 is the embedded generator, fitted longer than the others: replicates differ in quality on purpose, and are few.
 - The encoder of `make run` (wider, longer) is another one: its figures are in the README.
 

@@ -112,6 +112,7 @@ class ProbeConfig:
     num_neighbours: int = 20
     neighbour_temperature: float = 0.07
     zero_shot_templates: tuple[str, ...] = ("a photo of a {}",)  # {} is the name of a class
+    augmentation: Literal["none", "crop", "crop_flip"] = "none"  # of linear heads with all labels: features anew in every epoch
     num_bootstrap: int = 1000
     feature_batch_size: int = 256
     seed: int = 0

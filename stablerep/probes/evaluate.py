@@ -11,12 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
+from stablerep.batches.augment import Augmenter
 from stablerep.batches.tokenize import CaptionTokenizer
+from stablerep.config.schema import AugmentConfig
 from stablerep.identity import canonical_json
 from stablerep.models import Encoder, build_trunk
 from stablerep.probes.bootstrap import paired_difference
 from stablerep.probes.data import LabelledImages
-from stablerep.probes.features import extract, frozen, pixels
+from stablerep.probes.features import Embed, augmented, extract, frozen, pixels
 from stablerep.probes.lazy import Images
 from stablerep.probes.measure import Outcome, confusion_matrix, measure_source, zero_shot_outcome
 from stablerep.probes.protocol import SOURCES, ProbeProtocol
@@ -36,6 +38,7 @@ def evaluate_encoder(
     uri: str,
     batch_size: int,
     tokenizer: CaptionTokenizer | None = None,
+    whole: Images | None = None,
     on_images: OnImages = lambda _number, _source: None,
 ) -> ProbeResult:
     """Measure an encoder.
@@ -48,6 +51,7 @@ def evaluate_encoder(
         uri: folder that will hold the result.
         batch_size: images a forward pass.
         tokenizer: of the text tower, where zero_shot is among the probes.
+        whole: the training images before the centre is cut out, where the protocol augments them.
         on_images: told how many more images went through which source.
 
     Raises:
@@ -55,8 +59,10 @@ def evaluate_encoder(
         DivergenceError: features are not finite.
     """
     outcomes: dict[str, list[Outcome]] = {}
-    for source, train_NF, test_QF in _features(encoder, images, protocol.seed, batch_size, on_images):
-        outcomes[source] = measure_source(source, train_NF, images.train_labels, test_QF, images.test_labels, images.class_names, protocol)
+    for source, embed, train_NF, test_QF in _features(encoder, images, protocol.seed, batch_size, on_images):
+        views = augmented(embed, whole, _augmenter(encoder, protocol), batch_size) if whole is not None and embed else None
+        labels, test_labels = images.train_labels, images.test_labels
+        outcomes[source] = measure_source(source, train_NF, labels, test_QF, test_labels, images.class_names, protocol, views)
     if tokenizer is not None:
         names, templates = images.class_names, protocol.zero_shot_templates
         predicted_Q = probe_zero_shot(encoder, tokenizer, images.test, names, templates, batch_size)
@@ -96,18 +102,30 @@ def evaluate_encoder(
 
 def _features(
     encoder: Encoder, images: LabelledImages, seed: int, batch_size: int, on_images: OnImages
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Source, training features and test features, one source after the other."""
+) -> Iterator[tuple[str, Embed | None, Tensor, Tensor]]:
+    """Source, what embeds (nothing for pixels), training features and test features, one source after the other."""
 
     def of(embed: Callable[[Tensor], Tensor], part: Images, source: str) -> Tensor:
         return extract(
             embed, part, mean=encoder.mean, std=encoder.std, batch_size=batch_size, on_batch=lambda number: on_images(number, source)
         )
 
-    yield "encoder", of(encoder.embed, images.train, "encoder"), of(encoder.embed, images.test, "encoder")
+    yield "encoder", encoder.embed, of(encoder.embed, images.train, "encoder"), of(encoder.embed, images.test, "encoder")
     untrained = frozen(build_trunk(**asdict(encoder.spec.trunk), seed=seed), encoder.device)
-    yield "random_init", of(untrained, images.train, "random_init"), of(untrained, images.test, "random_init")
-    yield "raw_pixels", pixels(images.train, batch_size), pixels(images.test, batch_size)
+    yield "random_init", untrained, of(untrained, images.train, "random_init"), of(untrained, images.test, "random_init")
+    yield "raw_pixels", None, pixels(images.train, batch_size), pixels(images.test, batch_size)
+
+
+def _augmenter(encoder: Encoder, protocol: ProbeProtocol) -> Augmenter:
+    """Random crops, and flips where asked for, as the paper trains its linear probe."""
+    augment = AugmentConfig(
+        crop_scale_min=0.08,
+        is_flipped=protocol.augmentation == "crop_flip",
+        jitter_probability=0.0,
+        grey_probability=0.0,
+        blur_probability=0.0,
+    )
+    return Augmenter(augment, size_px=encoder.size_px, mean=encoder.mean, std=encoder.std, seed=protocol.seed)
 
 
 def _headline(outcomes: list[Outcome], number: int) -> Outcome:

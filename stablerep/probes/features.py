@@ -1,7 +1,8 @@
 """Features that probes look at: the CLS token of a frozen encoder, of an untrained trunk of the same shape, and plain pixels.
 
 The untrained trunk says what the architecture gives without learning; pixels say how hard the images are (a linear probe on pixels
-beats an untrained trunk by far, so both belong in a report). Features are computed once, in evaluation mode, and never augmented.
+beats an untrained trunk by far, so both belong in a report). Features are computed once, in evaluation mode, from images as they are;
+`augmented` computes those of random views, anew in each epoch, which is what the paper's linear probe learns from.
 
 Dimension key: N images, B images of a batch, S pixels a side, F features.
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from stablerep.batches.augment import Augmenter
 from stablerep.errors import DivergenceError
 from stablerep.probes.lazy import Images
 
@@ -54,6 +56,30 @@ def extract(
         _check_finite(parts[-1], start)
         on_batch(len(parts[-1]))
     return torch.cat(parts)
+
+
+def augmented(embed: Embed, images: Images, augmenter: Augmenter, batch_size: int) -> Callable[[int], Tensor]:
+    """Features of a new random view of every image in each epoch: a function of the epoch, to float32 [N,F] on the CPU.
+
+    Args:
+        embed: as for `extract`.
+        images: uint8, read batch by batch in every epoch.
+        augmenter: makes and normalises the views; a view is a function of (its seed, epoch, number of the image).
+        batch_size: images at a time.
+    """
+
+    def of_epoch(epoch: int) -> Tensor:
+        parts: list[Tensor] = []
+        for start in range(0, len(images), batch_size):
+            image_B3DD = torch.from_numpy(images[start : start + batch_size])
+            number_B = torch.arange(start, start + len(image_B3DD))
+            with torch.inference_mode():
+                view_B3SS = augmenter(image_B3DD, number_B, torch.zeros_like(number_B), epoch)
+                parts.append(embed(view_B3SS).float().cpu().clone())
+            _check_finite(parts[-1], start)
+        return torch.cat(parts)
+
+    return of_epoch
 
 
 def pixels(images: Images, batch_size: int) -> Tensor:

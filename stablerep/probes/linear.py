@@ -6,14 +6,15 @@ learning rate is chosen inside the labelled images and the test set is scored on
 
 Features are centred and divided by one number (`linear`), which leaves the family of linear classifiers as it is and makes the ten
 rates mean the same for every feature source, or standardised per dimension (`linear_bn`: the paper's affine-free batch norm, eps 1e-6,
-with the statistics of the labelled images). Images are not augmented: features are computed once.
+with the statistics of the labelled images). Features are computed once, or, as the paper does it, anew for every epoch from new random
+views (`EpochFeatures`); scaling, and the answers that choose a rate, come from images as they are.
 
 Dimension key: P problems (folds or draws), N images, F features, H heads, K classes.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,9 @@ MAX_HELD_OUT_IMAGES = 10_000
 MIN_HELD_OUT_ANSWERS = 200  # folds are drawn anew until so many held-out answers are averaged
 MAX_REPEATS = 10
 _CHUNK_IMAGES = 4096
+
+
+EpochFeatures = Callable[[int], Tensor]  # epoch -> features [N,F] of new views of all images
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,13 @@ class LinearHeads:
         return out_PNO.unflatten(2, (-1, self.num_classes))
 
 
-def fit_heads(features_PNF: Tensor, labels_PN: Tensor, lrs_PH: Tensor, settings: LinearSettings) -> LinearHeads:
+def fit_heads(
+    features_PNF: Tensor,
+    labels_PN: Tensor,
+    lrs_PH: Tensor,
+    settings: LinearSettings,
+    views: Callable[[int], Tensor] | None = None,
+) -> LinearHeads:
     """Train H heads on each of P labelled sets of equal size.
 
     Args:
@@ -69,6 +79,7 @@ def fit_heads(features_PNF: Tensor, labels_PN: Tensor, lrs_PH: Tensor, settings:
         labels_PN: their classes, int64.
         lrs_PH: learning rates (already scaled by the batch), one per head.
         settings: epochs, batch and scaling; its `base_lrs` are not read.
+        views: features [P,N,F] to learn from in each epoch, when they are not `features_PNF` in all.
     """
     num_problems, num_images, num_features = features_PNF.shape
     num_heads, num_classes = lrs_PH.shape[1], settings.num_classes
@@ -81,9 +92,10 @@ def fit_heads(features_PNF: Tensor, labels_PN: Tensor, lrs_PH: Tensor, settings:
     generator = torch.Generator().manual_seed(settings.seed)
     batch_size = min(settings.batch_size, num_images)
     num_steps, step = settings.num_epochs * math.ceil(num_images / batch_size), 0
-    for _ in range(settings.num_epochs):
+    for epoch in range(settings.num_epochs):
+        seen_PNF = views(epoch) if views else features_PNF
         for chosen_B in torch.randperm(num_images, generator=generator).split(batch_size):
-            x_PBF = (features_PNF[:, chosen_B] - mean_P1F) / scale_P1F
+            x_PBF = (seen_PNF[:, chosen_B] - mean_P1F) / scale_P1F
             gradient_PBO = _logit_gradient(torch.baddbmm(bias_P1O, x_PBF, weight_PFO), labels_PN[:, chosen_B], num_classes)
             rate_P1O = lrs_P1O * (0.5 * (1 + math.cos(math.pi * step / num_steps)))
             weight_velocity.mul_(MOMENTUM).baddbmm_(x_PBF.transpose(1, 2), gradient_PBO)
@@ -94,7 +106,9 @@ def fit_heads(features_PNF: Tensor, labels_PN: Tensor, lrs_PH: Tensor, settings:
     return heads
 
 
-def choose_base_lr(features_NF: Tensor, labels_N: Tensor, settings: LinearSettings, is_balanced: bool) -> float:
+def choose_base_lr(
+    features_NF: Tensor, labels_N: Tensor, settings: LinearSettings, is_balanced: bool, augmented: EpochFeatures | None = None
+) -> float:
     """The base learning rate whose head answers best on held-out labelled images.
 
     A class-balanced labelled set is cut in leave-out folds, redrawn until at least 200 held-out answers count; otherwise a fifth of
@@ -105,13 +119,14 @@ def choose_base_lr(features_NF: Tensor, labels_N: Tensor, settings: LinearSettin
         labels_N: their classes.
         settings: the candidates are `settings.base_lrs`.
         is_balanced: every class has equally many labelled images.
+        augmented: features of new views of the labelled images in each epoch, which heads then learn from.
 
     Raises:
         DivergenceError: no head has finite scores.
     """
     kept_PA, held_PB = _folds(labels_N.numpy(), settings.seed) if is_balanced else one_split(labels_N.numpy(), settings.seed)
     lrs_PH = _scaled(settings.base_lrs, len(labels_N), settings).expand(len(kept_PA), -1)
-    heads = fit_heads(features_NF[kept_PA], labels_N[kept_PA], lrs_PH, settings)
+    heads = fit_heads(features_NF[kept_PA], labels_N[kept_PA], lrs_PH, settings, _picked(augmented, kept_PA))
     num_heads = len(settings.base_lrs)
     num_right_H, cross_entropy_H = torch.zeros(num_heads), torch.zeros(num_heads)
     for chunk_PB in held_PB.split(_CHUNK_IMAGES, 1):
@@ -127,7 +142,13 @@ def choose_base_lr(features_NF: Tensor, labels_N: Tensor, settings: LinearSettin
 
 
 def probe_linear(
-    train_NF: Tensor, labels_N: Tensor, test_NF: Tensor, draws: Sequence[Int64Array], settings: LinearSettings, is_balanced: bool
+    train_NF: Tensor,
+    labels_N: Tensor,
+    test_NF: Tensor,
+    draws: Sequence[Int64Array],
+    settings: LinearSettings,
+    is_balanced: bool,
+    augmented: EpochFeatures | None = None,
 ) -> tuple[Int64Array, list[float]]:
     """Fit and apply one head per draw of labelled images.
 
@@ -138,17 +159,23 @@ def probe_linear(
         draws: indices of labelled training images, of equal length.
         settings: candidates and schedule.
         is_balanced: as for `choose_base_lr`.
+        augmented: features of new views of the training images in each epoch, which heads then learn from.
 
     Returns:
         Predicted classes int64 [draws, test images], and the base learning rate chosen in each draw.
     """
     labelled = [torch.from_numpy(draw) for draw in draws]
-    chosen = [choose_base_lr(train_NF[i], labels_N[i], settings, is_balanced) for i in labelled]
+    chosen = [choose_base_lr(train_NF[i], labels_N[i], settings, is_balanced, _picked(augmented, i)) for i in labelled]
     lrs_PH = torch.cat([_scaled((base_lr,), len(labelled[0]), settings) for base_lr in chosen])
     picked_PN = torch.stack(labelled)
-    heads = fit_heads(train_NF[picked_PN], labels_N[picked_PN], lrs_PH, settings)
+    heads = fit_heads(train_NF[picked_PN], labels_N[picked_PN], lrs_PH, settings, _picked(augmented, picked_PN))
     parts = [heads.logits(chunk.expand(len(draws), -1, -1)).squeeze(2).argmax(2) for chunk in test_NF.split(_CHUNK_IMAGES)]
     return torch.cat(parts, 1).numpy(), chosen
+
+
+def _picked(augmented: EpochFeatures | None, picked: Tensor) -> EpochFeatures | None:
+    """The same for some of the images."""
+    return (lambda epoch: augmented(epoch)[picked]) if augmented else None
 
 
 def _scaled(base_lrs: tuple[float, ...], num_images: int, settings: LinearSettings) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from stablerep.probes.bootstrap import accuracy_interval
 from stablerep.probes.episodes import NUM_SHOTS, draw_episodes, probe_few_shot
 from stablerep.probes.knn import probe_knn
-from stablerep.probes.linear import LinearSettings, one_split, probe_linear
+from stablerep.probes.linear import EpochFeatures, LinearSettings, one_split, probe_linear
 from stablerep.probes.logistic import fit_with_validation
 from stablerep.probes.protocol import ALL_LABELS, NO_LABELS, BoolArray, Int64Array, ProbeProtocol, label_draws
 from stablerep.records import ProbeScore
@@ -36,6 +36,7 @@ def measure_source(
     test_labels: Int64Array,
     class_names: tuple[str, ...],
     protocol: ProbeProtocol,
+    augmented: EpochFeatures | None = None,
 ) -> list[Outcome]:
     """Every probe on the features of one source, in the order of the report.
 
@@ -47,12 +48,13 @@ def measure_source(
         test_labels: their classes.
         class_names: names of the classes, for messages.
         protocol: what to probe.
+        augmented: features of new views of the training images by epoch; linear heads with all labels learn from them.
 
     Raises:
         DataError: a class has fewer images than a probe asks for.
         DivergenceError: no head of a probe is finite.
     """
-    data = _Data(source, train_NF, torch.from_numpy(train_labels.copy()), test_QF, test_labels, class_names, protocol)
+    data = _Data(source, train_NF, torch.from_numpy(train_labels.copy()), test_QF, test_labels, class_names, protocol, augmented)
     heads = [probe for probe in ("linear", "linear_bn") if probe in protocol.probes]
     outcomes = [_linear(data, probe, number) for number in protocol.labels_per_class for probe in heads]
     whole = {"knn": _knn, "logistic": _logistic, "few_shot": _few_shot}
@@ -79,6 +81,7 @@ class _Data:
     test_labels: Int64Array
     class_names: tuple[str, ...]
     protocol: ProbeProtocol
+    augmented: EpochFeatures | None
 
 
 def _linear(data: _Data, probe: str, num_labels: int) -> Outcome:
@@ -87,7 +90,9 @@ def _linear(data: _Data, probe: str, num_labels: int) -> Outcome:
     settings = LinearSettings(
         len(data.class_names), protocol.base_lrs, protocol.num_epochs, protocol.batch_size, probe == "linear_bn", protocol.seed
     )
-    predicted_DQ, base_lrs = probe_linear(data.train_NF, data.labels_N, data.test_QF, draws, settings, num_labels != ALL_LABELS)
+    is_all = num_labels == ALL_LABELS
+    augmented = data.augmented if is_all else None
+    predicted_DQ, base_lrs = probe_linear(data.train_NF, data.labels_N, data.test_QF, draws, settings, not is_all, augmented)
     score = _score(data.source, probe, num_labels, predicted_DQ == data.test_labels, protocol)
     return Outcome(score, predicted_DQ, tuple(base_lrs))
 

@@ -20,7 +20,7 @@ ALL_LABELS = -1
 SOURCES = ("encoder", "random_init", "raw_pixels")
 PROBES = ("linear", "linear_bn", "knn", "logistic", "few_shot", "zero_shot")
 NO_LABELS = 0  # zero-shot
-_LATER = ("zero_shot_templates",)  # settings that came later: suites that do not use them keep their ids
+_LATER = {"zero_shot_templates": (), "augmentation": "none"}  # settings that came later: suites that do not use them keep their ids
 VERSION = 1  # raise it when the same settings on the same data would give other digits
 
 Int64Array = npt.NDArray[np.int64]
@@ -42,6 +42,7 @@ class ProbeProtocol:
     num_bootstrap: int
     seed: int
     zero_shot_templates: tuple[str, ...] = ()  # of zero_shot only
+    augmentation: str = "none"  # of linear heads with all labels
 
     @property
     def headline_labels(self) -> int:
@@ -50,7 +51,7 @@ class ProbeProtocol:
 
     def suite(self, identity: Mapping[str, Any]) -> str:
         """Id of this protocol on the data with `identity` (`data.identify`)."""
-        settings = {name: value for name, value in asdict(self).items() if value or name not in _LATER}
+        settings = {name: value for name, value in asdict(self).items() if (name, value) not in _LATER.items()}
         return content_id("suite", {"version": VERSION, "protocol": settings, "data": dict(identity)})
 
 

@@ -183,7 +183,9 @@ def _confusion(result: ProbeResult) -> str:
 def _limits(result: ProbeResult) -> str:
     points = [
         "The untrained trunk is a weak opponent: raw pixels under the same linear head usually beat it by far. Look at both.",
-        "Features are computed once, without augmentation; the paper trains its probe on ImageNet with random crops and flips.",
+        "Features are computed once, without augmentation; the paper trains its probe on ImageNet with random crops and flips."
+        if result.protocol.get("augmentation", "none") == "none"
+        else "Linear heads with all labels learnt from random views, anew in every epoch; all other probes from images as they are.",
         "The interval is over test images (and over draws of labels), for this one trained encoder. It does not cover what another "
         "training seed, generator or set of captions would give.",
         "With few labels the learning rate is chosen from very few held-out answers; up to about two points "

@@ -108,6 +108,7 @@ def _measure(stage: Stage, reference: ModelRef, protocol: "ProbeProtocol", ident
     if encoder.model_id != reference.model_id:
         raise CheckpointError(f"{reference.uri}: expected {reference.model_id}, found {encoder.model_id}; export the model again")
     images = load_labelled(config.dataset, encoder.preprocessor.crop, encoder.preprocessor.resize)
+    whole = load_labelled(config.dataset, encoder.preprocessor.resize).train if protocol.augmentation != "none" else None
     num_images = 2 * (len(images.train) + len(images.test))
     with _few_threads(encoder.size_px), stage.reporter.progress(num_images, "images") as progress:
         return evaluate_encoder(
@@ -118,6 +119,7 @@ def _measure(stage: Stage, reference: ModelRef, protocol: "ProbeProtocol", ident
             uri=stage.store.uri_of(f"evals/{encoder.model_id}/{protocol.suite(identity)}"),
             batch_size=config.feature_batch_size,
             tokenizer=tokenizer,
+            whole=whole,
             on_images=progress.advance,
         )
 

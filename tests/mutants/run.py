@@ -18,7 +18,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent
-COPIED = ("stablerep", "tests", "pipelines", "components", "manifests", "images", "docs", "pyproject.toml")
+COPIED = ("stablerep", "benchmarks", "tests", "pipelines", "components", "manifests", "images", "docs", "pyproject.toml")
 TIME_LIMIT_SECONDS = 600
 
 

@@ -52,6 +52,14 @@ def run_probe(store: Store, images: Path, model: ModelRef, report_path: str = ""
     return probe.run("smoke", words(images), store.uri, model=model.to_json(), report_path=report_path)
 
 
+def test_probe_on_random_views_is_another_suite(store: Store, images: Path, model: ModelRef) -> None:
+    views = probe.run("smoke", words(images, "probe.augmentation=crop_flip"), store.uri, model=model.to_json())
+    assert views.suite != run_probe(store, images, model).suite
+    found = find_result(store, model.model_id, views.suite)
+    assert found
+    assert found.protocol["augmentation"] == "crop_flip"
+
+
 def test_probe_leaves_a_result_a_page_metrics_and_a_row(store: Store, images: Path, model: ModelRef, tmp_path: Path) -> None:
     evaluation = run_probe(store, images, model, str(tmp_path / "copy.html"))
     folder = f"evals/{model.model_id}/{evaluation.suite}"
