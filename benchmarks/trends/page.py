@@ -136,11 +136,8 @@ def _generators(results: Results, study: Study) -> str:
     for k in range(study.num_replicates):
         facts = results.facts(study.main_pool("stablerep", k))
         if facts:
-            fit = (
-                "embedded: seed 0, 1,200 + 1,400 steps"
-                if k == 0
-                else f"fitted here: seed {k}, {generator.fit_num_vae_steps:,} + {generator.fit_num_steps:,} steps"
-            )
+            fitted = f"{generator.fit_num_vae_steps:,} + {generator.fit_num_steps:,} steps"
+            fit = f"fitted here: seed {k}, {fitted}" if k else "embedded: seed 0, 1,200 + 1,400 steps"
             rows.append((k, fit, f"{100 * facts['agreement']:.1f}", f"{100 * facts['purity']:.1f}", f"{facts['distance']:.2f}"))
     if not rows:
         return ""
@@ -189,8 +186,8 @@ def _main(results: Results, figures: dict[str, str]) -> str:
 
 Equal budgets: every method takes the same number of steps with the same number of views through the trunk in each. Learning rates
 were chosen for each method on held-out training images; CLIP on synthetic images takes CLIP's rate on real ones, the shuffled control
-StableRep's; the supervised reference (labels of the {NUM_CAPTIONS} real images) was not tuned. Real methods see the one real image each caption
-was written about, synthetic ones eight images a caption."""
+StableRep's; the supervised reference (labels of the {NUM_CAPTIONS} real images) was not tuned. Real methods see the one real image each
+caption was written about, synthetic ones eight images a caption."""
 
 
 def _opponents(results: Results) -> str:
@@ -202,8 +199,8 @@ def _opponents(results: Results) -> str:
     if above:
         return f"Above raw pixels with 5 labels: {', '.join(above)}."
     return (
-        "**Raw pixels beat every self-supervised encoder of this table**: these runs are short and small (longer ones below). What is compared\n"
-        "is which objective gets further with the same little budget, not whether the encoders are good."
+        "**Raw pixels beat every self-supervised encoder of this table**: these runs are short and small (longer ones below). What is\n"
+        "compared is which objective gets further with the same little budget, not whether the encoders are good."
     )
 
 
