@@ -92,7 +92,7 @@ class Study:
     images_in_pool: int = 8
     images_in_small_pool: int = 4
     numbers_of_images: tuple[int, ...] = (2, 8, 6)
-    guidances: tuple[float, ...] = (2.0, 1.0, 4.0, 8.0)
+    guidances: tuple[float, ...] = (2.0, 8.0, 1.0, 4.0)
     captions: tuple[str, ...] = ("never", "half")
     longer_steps: int = 600  # 0: no longer runs
     words: str = ""
@@ -127,16 +127,18 @@ def scored_cells(study: Study, chosen: Mapping[str, float]) -> Iterator[Cell]:
         if seed == 0:
             for method in study.controls:
                 yield from (cell("control", method, study.main_pool(method, k), seed) for k in replicates)
-    for number in study.numbers_of_images:
+    for number in study.numbers_of_images[:2]:
         yield from (cell("images", "stablerep", study.main_pool("stablerep", k), 0, number) for k in replicates)
     for captions in study.captions[:1]:
         yield from _pairs(study, cell, captions)
-    for method in study.core if study.longer_steps else ():
-        yield from (replace(cell("length", method, study.main_pool(method, k), 0), num_steps=study.longer_steps) for k in replicates)
     for guidance in study.guidances:
         yield from (cell("guidance", "stablerep", study.small_pool(k, guidance), 0) for k in replicates)
     if study.captions:
         yield from (cell("captions", "simclr", study.small_pool(k), 0) for k in replicates)
+    for number in study.numbers_of_images[2:]:
+        yield from (cell("images", "stablerep", study.main_pool("stablerep", k), 0, number) for k in replicates)
+    for method in study.core if study.longer_steps else ():
+        yield from (replace(cell("length", method, study.main_pool(method, k), 0), num_steps=study.longer_steps) for k in replicates)
     for captions in study.captions[1:]:
         yield from _pairs(study, cell, captions)
     for seed in range(1, study.num_seeds):

@@ -22,7 +22,7 @@ from stablerep.store import Store
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp"})
 TEST_NAMES = ("test", "val")
 CLASS_NAMES_FILE = "classnames.txt"
-_CLASS_BYTES = 1024
+_CLASS_BYTES = _END_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def _places(store: Store, key: str) -> list[Place]:
     found: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, str] = {}
     where = store.uri_of(key)
+    _check_end(store, key, where)
     try:
         with store.open(key) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
@@ -130,6 +131,13 @@ def _places(store: Store, key: str) -> list[Place]:
     if without := [name for name in found if not labels.get(name)]:
         raise DataError(f"{where}: expected a .cls file with a class beside every image, found none for {without[0]}; add it")
     return [Place(key, member, start, end, labels[name]) for name, (member, start, end) in found.items()]
+
+
+def _check_end(store: Store, key: str, where: str) -> None:
+    """A tar ends with two empty blocks; without them tarfile would read what is left of a cut one as if it were whole."""
+    size = store.size(key) or 0
+    if size < _END_BYTES or any(store.read_ranges(key, [(size - _END_BYTES, size)])[0]):
+        raise DataError(f"{where}: expected a tar of images and .cls files, found no end mark after {size} bytes; it was cut: copy it anew")
 
 
 def _class_names(store: Store, places: Sequence[Place]) -> dict[str, str]:

@@ -106,8 +106,20 @@ def test_images_without_class_bad_images_and_bad_tars_are_refused(images: Path, 
     (root / "classnames.txt").write_text("blue\ngreen\n")
     with pytest.raises(DataError, match="expected a name for each class, found 2 lines and class 2"):
         load_labelled(f"webdataset:{root}", 32)
-    (root / "train-0000.tar").write_bytes(b"no tar at all" * 100)
+    (root / "train-0000.tar").write_bytes(b"no tar at all" * 100 + bytes(1024))
     with pytest.raises(DataError, match=r"train-0000.tar: expected a tar of images and .cls files"):
+        load_labelled(f"webdataset:{root}", 32)
+
+
+def test_a_tar_cut_between_two_files_is_not_read_as_whole(images: Path, tmp_path: Path) -> None:
+    root = write_tars(tmp_path / "tars", images)
+    path = root / "train-0001.tar"
+    with tarfile.open(path) as tar:
+        cut = tar.getmembers()[6].offset
+    path.write_bytes(path.read_bytes()[:cut])
+    with tarfile.open(path) as tar:
+        assert len(tar.getmembers()) == 6
+    with pytest.raises(DataError, match=r"train-0001.tar: .* found no end mark after \d+ bytes; it was cut: copy it anew"):
         load_labelled(f"webdataset:{root}", 32)
 
 
