@@ -20,19 +20,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
-from stablerep.errors import CheckpointError, ConfigError
+from stablerep.errors import ConfigError
 from stablerep.identity import sha256_bytes
-from stablerep.models.digests import write_bytes, write_sums
+from stablerep.models.digests import read_sums, write_bytes, write_sums
 from stablerep.models.encoder import Encoder
 from stablerep.models.folder import ENCODER, load_encoder
-from stablerep.models.onnx_trunk import ONNX_FILE, OnnxTrunk
+from stablerep.models.onnx_trunk import ONNX_FILE, OnnxTrunk, difference_of, random_images
 
-MAX_DIFFERENCE = 1e-4
 ONNX_FORMAT = "stablerep-onnx-1"
 _OPSET = 18
-_NUM_COMPARED = 5  # images; not a number that was traced
 
 
 def write_onnx(folder: Path, to: Path) -> float:
@@ -49,13 +46,22 @@ def write_onnx(folder: Path, to: Path) -> float:
         CheckpointError: the encoder is damaged, or the ONNX file answers differently; nothing is written then.
         ConfigError: the onnx package is missing.
     """
-    encoder = load_encoder(folder)
-    content = onnx_bytes(encoder)
-    difference = _difference(encoder, OnnxTrunk(content, ONNX_FILE), ONNX_FILE)
+    content, difference = _compared(load_encoder(folder))
     to.mkdir(parents=True, exist_ok=True)
     write_bytes(to / ONNX_FILE, content)
     write_sums(to, {ONNX_FILE: sha256_bytes(content)})
     return difference
+
+
+def add_onnx(folder: Path) -> None:
+    """Put `encoder.onnx` beside the weights of an exported encoder and in its digests; the id of the model stays.
+
+    Raises:
+        CheckpointError, ConfigError: as `write_onnx`.
+    """
+    content, _ = _compared(load_encoder(folder))
+    write_bytes(folder / ONNX_FILE, content)
+    write_sums(folder, read_sums(folder) | {ONNX_FILE: sha256_bytes(content)})
 
 
 def write_timm(folder: Path, to: Path) -> float:
@@ -78,9 +84,14 @@ def write_timm(folder: Path, to: Path) -> float:
     shutil.copyfile(folder / ENCODER, to / "model.safetensors")
     write_bytes(to / "config.json", (json.dumps(timm_config(encoder), indent=1, sort_keys=True) + "\n").encode("utf-8"))
     loaded = timm.create_model(f"local-dir:{to}", pretrained=True)
-    difference = _difference(encoder, loaded.eval(), str(to))
+    difference = difference_of(encoder, loaded.eval(), str(to))
     write_sums(to, {name: sha256_bytes((to / name).read_bytes()) for name in ("config.json", "model.safetensors")})
     return difference
+
+
+def _compared(encoder: Encoder) -> tuple[bytes, float]:
+    content = onnx_bytes(encoder)
+    return content, difference_of(encoder, OnnxTrunk(content, ONNX_FILE), ONNX_FILE)
 
 
 def onnx_bytes(encoder: Encoder) -> bytes:
@@ -94,7 +105,7 @@ def onnx_bytes(encoder: Encoder) -> bytes:
         import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
         raise ConfigError(f"ONNX: expected the packages onnx and onnxscript, found none ({error}); install stablerep[train]") from error
-    images_N3SS = _images(encoder.size_px, 2)
+    images_N3SS = random_images(encoder.size_px, 2)
     logging.getLogger("torch.onnx").setLevel(logging.WARNING)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter about itself
@@ -146,23 +157,3 @@ def timm_config(encoder: Encoder) -> dict[str, Any]:
             "classifier": "head",
         },
     }
-
-
-def _difference(encoder: Encoder, other: Any, what: str) -> float:
-    """Largest difference over batches of one and several images.
-
-    Raises:
-        CheckpointError: it is over `MAX_DIFFERENCE`.
-    """
-    found = 0.0
-    for num_images in (1, _NUM_COMPARED):
-        images_N3SS = _images(encoder.size_px, num_images)
-        with torch.inference_mode():
-            found = max(found, float((other(images_N3SS) - encoder.embed(images_N3SS)).abs().max()))
-    if not found <= MAX_DIFFERENCE:
-        raise CheckpointError(f"{what}: expected the embeddings of {encoder.model_id} within {MAX_DIFFERENCE:g}, found {found:g} off")
-    return found
-
-
-def _images(size_px: int, num_images: int) -> Tensor:
-    return torch.randn(num_images, 3, size_px, size_px, generator=torch.Generator().manual_seed(num_images))

@@ -20,6 +20,7 @@ from stablerep.endpoint.predictor import Predictor
 from stablerep.endpoint.remote import RemoteEncoder
 
 NUM_IMAGES = 120
+MANUAL = Path(__file__).resolve().parents[2] / "docs" / "client.md"
 COMMAND = [sys.executable, "-m", "stablerep.cli", "embed"]
 
 
@@ -136,6 +137,21 @@ def test_what_cannot_be_done_is_said(served: ServedEncoder, tmp_path: Path, argu
     arguments = [argument.replace("{url}", served.url) for argument in arguments]
     done = subprocess.run([*COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (code, True, False), done.stderr
+
+
+def test_the_snippet_of_the_manual(served: ServedEncoder) -> None:
+    (snippet,) = [block for block in re.findall(r"```python\n(.*?)```", MANUAL.read_text(), re.DOTALL) if "RemoteEncoder" in block]
+    snippet = snippet.replace("http://localhost:8080", served.url)
+    done = subprocess.run(
+        [sys.executable, "-c", snippet + "\nimport sys\nassert 'torch' not in sys.modules"],
+        cwd=MANUAL.parents[1],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert re.fullmatch(rf"{served.model_id}\n\(1, 48\) (four|nine)\n", done.stdout)
 
 
 def test_from_python(served: ServedEncoder, images: Path, expected: dict[str, np.ndarray]) -> None:

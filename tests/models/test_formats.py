@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,15 @@ def test_timm_loads_the_folder_and_prepares_images_as_we_do(encoder: Encoder, fo
     assert (data["interpolation"], data["crop_pct"]) == ("bicubic", preprocessor.crop / preprocessor.resize)
     image_3HW = decode_image(picture(0), preprocessor.resize)
     assert image_3HW.shape[1:] == (32, 32)
+
+
+def test_the_snippets_of_the_manual(folder: Path, onnx_folder: Path, tmp_path: Path) -> None:
+    formats.write_timm(folder, tmp_path)
+    manual = (Path(__file__).resolve().parents[2] / "docs" / "client.md").read_text()
+    snippets = [block for block in re.findall(r"```python\n(.*?)```", manual, re.DOTALL) if "digits-" in block]
+    for snippet in snippets:
+        exec(snippet.replace("digits-onnx", str(onnx_folder)).replace("digits-timm", str(tmp_path)), {})
+    assert len(snippets) == 2
 
 
 @pytest.mark.parametrize("write", [formats.write_onnx, formats.write_timm])

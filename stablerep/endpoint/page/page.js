@@ -115,7 +115,8 @@ function show(answer, milliseconds) {
   drawEmbedding(row.embedding);
   const length = Math.hypot(...row.embedding);
   const first = row.embedding.slice(0, 6).map((value) => value.toFixed(3)).join(", ");
-  at("numbers").textContent = `${row.embedding.length} numbers, length ${length.toFixed(2)}: ${first}, \u2026 \u00b7 ${milliseconds.toFixed(0)} ms there and back \u00b7 ${answer.model_id}`;
+  at("numbers").textContent = `${row.embedding.length} numbers, length ${length.toFixed(2)}: ${first}, \u2026`;
+  at("latency").textContent = `${milliseconds.toFixed(0)} ms there and back \u00b7 ${answer.model_id}`;
 }
 
 function bars(id, rows) {
@@ -148,7 +149,8 @@ function drawEmbedding(values) {
 function showProblem(error) {
   const wait = error.wait ? ` Ask again in ${error.wait} s.` : "";
   const meaning = MEANING[error.status] || (error.status ? `The server answered ${error.status}.` : "");
-  at("problem").textContent = `${meaning} ${error.message}${wait}`.trim();
+  const reason = error.message.replace(/^image 0 of 1: |^instances\[0\]: /, "");
+  at("problem").textContent = `${meaning} ${reason.charAt(0).toUpperCase()}${reason.slice(1)}${/[.!?]$/.test(reason) || !reason ? "" : "."}${wait}`.trim();
   at("problem").hidden = false;
   at("nothing").hidden = at("answer").hidden = true;
   if (error.status === 401) { at("access").hidden = false; at("token").focus(); }
