@@ -1,13 +1,15 @@
-"""Which shard a lane makes next: its own in order, then those that other lanes have not begun, from the tail.
+"""Which shard a lane makes next: its own in order, then those that other lanes have not begun, from the tail, then those they work on.
 
-So a dead or slow lane does not stall the data set. A claim in the store says who works on a shard and until when that is to be
-believed; it saves double work and decides nothing, because two workers on one shard are harmless (equal bytes, the record written
-last). A lane does not end before its own shards are committed.
+So a dead or slow lane does not stall the data set. A claim is a lease: it says who holds a shard and until when that is to be believed.
+Of several lanes that want a free shard one gets the claim, by a conditional write; it saves double work and decides nothing, because two
+workers on one shard are harmless (`shards.parts`: the first to make a group makes it for both). A lane that has nothing else to do
+helps the holder of a shard from the shard's tail, and does not end before its own shards are committed.
 """
 
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from stablerep.errors import DataError
@@ -21,6 +23,15 @@ CHECK_EVERY_SECONDS = 2.0
 
 class Overtaken(Exception):
     """Another worker has committed the shard in hand. Never leaves the stage."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A shard to work on: as its holder, from the head, or as a helper, from the tail; who `may_leave` need not finish it."""
+
+    index: int
+    is_helper: bool = False
+    may_leave: bool = False
 
 
 class LaneWork:
@@ -48,18 +59,23 @@ class LaneWork:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._folder, self._lane, self._is_done, self._clock = store, folder, lane, is_done, clock
-        self._own, self._others = list(own), list(reversed(others))
+        self._own, self._others, self._helped = list(own), list(reversed(others)), set[int]()
+        self._holds = False
         self._until = self._beat_at = self._checked_at = self._longest_pause = 0.0
 
-    def __iter__(self) -> Iterator[int]:
-        """Claim and yield one shard after another; the caller has committed one when it asks for the next."""
-        while (index := self._next()) is not None:
+    def __iter__(self) -> Iterator[Turn]:
+        """Claim and yield one shard after another; the caller has committed one, or left it to its holder, when it asks for the next."""
+        while (turn := self._next()) is not None:
             self._beat_at = self._checked_at = self._clock()
-            self._claim(index, FIRST_CLAIM_SECONDS)
+            self._holds = not turn.is_helper
+            if turn.is_helper:
+                self._helped.add(turn.index)
+                yield turn
+                continue
             try:
-                yield index
+                yield turn
             finally:
-                self._store.delete(self._key(index))
+                self._store.delete(self._key(turn.index))
 
     def beat(self, index: int) -> None:
         """Keep the claim on the shard in hand alive; called after every batch.
@@ -74,27 +90,37 @@ class LaneWork:
             if self._is_done(index):
                 raise Overtaken
         seconds = max(MIN_CLAIM_SECONDS, PAUSES_PER_CLAIM * self._longest_pause)
-        if self._until - now < seconds / 2:
+        if self._holds and self._until - now < seconds / 2:
             self._claim(index, seconds)
 
-    def _next(self) -> int | None:
-        free = self._first_free(self._own)
-        if free is None:
-            free = self._first_free(self._others)
-        return self._own[0] if free is None and self._own else free
+    def _next(self) -> Turn | None:
+        for shards in (self._own, self._others):
+            if (index := self._take_free(shards)) is not None:
+                return Turn(index)
+        if self._own:
+            return Turn(self._own[0], is_helper=True)
+        held = (index for index in self._others if index not in self._helped)
+        return next((Turn(index, is_helper=True, may_leave=True) for index in held), None)
 
-    def _first_free(self, shards: list[int]) -> int | None:
-        """The first shard that is neither done nor claimed; done ones are dropped from the list."""
+    def _take_free(self, shards: list[int]) -> int | None:
+        """Claim the first shard that is neither done nor claimed; done ones are dropped from the list."""
         for index in list(shards):
             if self._is_done(index):
                 shards.remove(index)
-            elif not self._is_claimed(index):
+            elif not self._is_claimed(index) and self._claim(index, FIRST_CLAIM_SECONDS, is_first=True):
                 return index
         return None
 
-    def _claim(self, index: int, seconds: float) -> None:
+    def _claim(self, index: int, seconds: float, *, is_first: bool = False) -> bool:
+        """Write the claim. The first time another lane may be quicker; a claim that expired, or was ours before a restart, is replaced."""
         self._until = self._clock() + seconds
-        self._store.write(self._key(index), json.dumps({"lane": self._lane, "until": self._until}))
+        claim = json.dumps({"lane": self._lane, "until": self._until})
+        if is_first and self._store.write_new(self._key(index), claim):
+            return True
+        if is_first and self._is_claimed(index):
+            return False
+        self._store.write(self._key(index), claim)
+        return True
 
     def _is_claimed(self, index: int) -> bool:
         """Whether another lane says that it works on the shard, believably."""

@@ -3,29 +3,32 @@
 The sampler is called with exactly `batch_size` requests, the last one repeated where a batch is short. Shapes are then the same in every
 call, and the bytes of an image depend on its caption, its noise and the batch size, not on its neighbours or its place; between small
 and large batches a few pixels in 100,000 differ by one grey level (benchmarks/results/sampler_*). Encoding runs in threads beside the
-next batch. A group whose images are all there is inspected (`groups.inspection`), which may send some of them back. What decides the
-content of a data set is named in one place, `spec`. Nothing is read or written here.
+next batch, as does all that becomes of an image (`groups.draft`). A group that is finished is kept in a journal, so that whoever
+continues the shard makes only the others. What decides the content of a data set is named in one place, `spec`.
 
 Dimension key: M images of a caption, H and W pixels.
 """
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from PIL import Image
 
-from stablerep.errors import DataError
-from stablerep.groups.inspection import FLAGS, Inspector
-from stablerep.groups.quality import BLACK_MAX, CONSTANT_STD, DUPLICATE_DIFFERENCE, judge
-from stablerep.groups.sampler import ImageHW3, ImageRequest, ImageSampler
+from stablerep.groups.draft import Draft
+from stablerep.groups.inspection import Inspector
+from stablerep.groups.open_groups import LEFT_BATCHES, Journal, NoJournal, OpenGroups, Wanted
+from stablerep.groups.quality import BLACK_MAX, CONSTANT_STD, DUPLICATE_DIFFERENCE
+from stablerep.groups.sampler import ImageHW3, ImageSampler
 from stablerep.records import Caption
 from stablerep.shards.group import ImageGroup
+from stablerep.shards.parts import Part
 
 SPEC_VERSION = 1  # raised when the same settings would give other images
-MIN_IMAGES = 2  # below, an image of the group has no positive (where a group shall have only one, one is enough)
 NUM_ENCODERS = 4
 
 OnImages = Callable[[dict[str, int]], None]
@@ -74,7 +77,10 @@ def make_shard(
     max_retries: int,
     inspector: Inspector | None = None,
     on_images: OnImages | None = None,
-) -> tuple[list[ImageGroup], dict[str, int]]:
+    journal: Journal | None = None,
+    is_helper: bool = False,
+    may_leave: bool = False,
+) -> tuple[list[ImageGroup], dict[str, int]] | None:
     """Make the groups of `captions`, in their order.
 
     Args:
@@ -87,42 +93,63 @@ def make_shard(
         max_retries: how often a bad image is made again, each time with the next noise index of its caption.
         inspector: scores whole groups, and says which images are made again or left out; None: groups are taken as they are.
         on_images: called after each batch with the number of images by verdict; an exception in it stops the work.
+        journal: holds the groups that are made already, and takes those that are made now.
+        is_helper: another worker holds the shard: begin at its tail.
+        may_leave: a helper leaves the last groups to the holder.
 
     Returns:
         The groups and the number of images by verdict. `good` are stored; `missing` are not: images that stayed bad are left out of their
-        group. Where the inspector leaves fewer than 2 the group is dropped, in `dropped_groups` and, its images, in `missing`.
+        group. Where the inspector leaves fewer than 2 the group is dropped, in `dropped_groups` and, its images, in `missing`. None when
+        groups were left to the holder of the shard.
 
     Raises:
         DataError: a group has fewer than 2 good images (fewer than 1 of 1) when the retries are used up.
     """
-    drafts = [_Draft(caption, images_per_caption, inspector) for caption in captions]
-    counts = Counter[str]()
+    journal = journal or NoJournal()
+    encode = partial(encode_image, image_format=image_format, image_quality=image_quality)
+    making = _Making(lambda at: Draft(captions[at], images_per_caption, max_retries, inspector), encode, journal, image_format)
+    num_left = LEFT_BATCHES * -(-batch_size // images_per_caption) if may_leave else 0
+    groups = OpenGroups(len(captions), making.requests, journal, is_helper=is_helper, num_left=num_left)
+    while True:
+        with ThreadPoolExecutor(NUM_ENCODERS, thread_name_prefix="encode") as pool:
+            _make_all(sampler, groups, partial(making.receive, pool), batch_size, on_images)
+        if groups.is_left:
+            return None
+        if not (damaged := making.read(groups.found)):
+            return making.result()
+        groups.reopen(damaged)
 
-    def count(verdicts: Counter[str]) -> None:
-        counts.update(verdicts)
-        if on_images:
-            on_images(dict(verdicts))
 
-    with ThreadPoolExecutor(NUM_ENCODERS, thread_name_prefix="encode") as pool:
-        for num_left in reversed(range(1 + max_retries)):
-            wanted = [(draft, slot, request) for draft in drafts for slot, request in draft.requests()]
-            for start in range(0, len(wanted), batch_size):
-                verdicts = Counter[str]()
-                for draft, slot, image in _sample(sampler, wanted[start : start + batch_size], batch_size):
-                    verdicts += draft.take(slot, image)
-                    if draft.is_full:
-                        verdicts += draft.inspect(has_retries=num_left > 0)
-                        if draft.is_settled:
-                            verdicts += draft.finish(pool, image_format, image_quality)
-                count(verdicts)
-        for draft in drafts:
-            if not draft.is_finished:
-                draft.check(max_retries)
-                count(draft.inspect(has_retries=False) + draft.finish(pool, image_format, image_quality))
-        groups = [draft.group(image_format) for draft in drafts if not draft.is_dropped]
-    counts["missing"] = len(drafts) * images_per_caption - counts["good"]
-    counts["dropped_groups"] = len(drafts) - len(groups)
-    return groups, {verdict: number for verdict, number in sorted(counts.items()) if number}
+def _make_all(
+    sampler: ImageSampler,
+    groups: OpenGroups,
+    receive: Callable[[Sequence[Wanted], Sequence[ImageHW3 | None]], "_Received"],
+    batch_size: int,
+    on_images: OnImages | None,
+) -> None:
+    """Batch after batch; while one is sampled, the one before is received: judged, encoded and kept."""
+    running: Future[_Received] | None = None
+
+    def finish() -> None:
+        if running is not None:
+            received = running.result()
+            groups.again(received.again)
+            if received.was_second:
+                groups.turn()
+            if on_images:
+                on_images(dict(received.verdicts))
+
+    with ThreadPoolExecutor(1, thread_name_prefix="receive") as receiver:
+        while True:
+            if not groups.fill(batch_size):  # what comes back from the running batch may fill it
+                finish()
+                running = None
+            if not (wanted := groups.batch(batch_size)):
+                return
+            requests = [request for _, _, request in wanted]
+            images = sampler.sample(requests + requests[-1:] * (batch_size - len(requests)))
+            finish()
+            running = receiver.submit(receive, wanted, images[: len(wanted)])
 
 
 def encode_image(image: ImageHW3, image_format: str, image_quality: int) -> bytes:
@@ -139,106 +166,57 @@ def encode_image(image: ImageHW3, image_format: str, image_quality: int) -> byte
     return file.getvalue()
 
 
-class _Draft:
-    """A group in the making: a slot for each image, filled with the first good one."""
+@dataclass
+class _Received:
+    """What became of a batch: its images by verdict, those to make again, and whether another worker had made one of its groups first."""
 
-    def __init__(self, caption: Caption, images_per_caption: int, inspector: Inspector | None) -> None:
-        self.caption, self._inspector = caption, inspector
-        self.is_settled = self.is_finished = self.is_dropped = False
-        self._num_wanted = images_per_caption
-        self._slots: list[ImageHW3 | None] = [None] * images_per_caption
-        self._indices = [-1] * images_per_caption  # the noise index last tried in each slot
-        self._next_index = 0
-        self._failures: dict[str, int] = {}
-        self._facts: dict[str, Any] = {}
-        self._encoded: list[Future[bytes]] = []
-
-    @property
-    def is_full(self) -> bool:
-        """Whether every slot has an image; not of a draft that is finished."""
-        return not self.is_finished and self.num_good == self._num_wanted
-
-    @property
-    def num_good(self) -> int:
-        return len(self._images())
-
-    def _images(self) -> list[ImageHW3]:
-        return [image for image in self._slots if image is not None]
-
-    def requests(self) -> list[tuple[int, ImageRequest]]:
-        """For every slot without a good image a request with the next unused noise index."""
-        wanted: list[tuple[int, ImageRequest]] = []
-        for slot, image in enumerate(self._slots):
-            if image is None and not self.is_finished:
-                self._indices[slot] = self._next_index
-                self._next_index += 1
-                wanted.append((slot, ImageRequest(self.caption.caption_id, self.caption.text, self._indices[slot])))
-        return wanted
-
-    def take(self, slot: int, image: ImageHW3 | None) -> Counter[str]:
-        """Put an image that is no failure into its slot. What an inspector will see is counted as good when the group is finished."""
-        verdict = judge(image, self._images())
-        if verdict != "good":
-            return self._failed(verdict)
-        self._slots[slot] = image
-        return Counter() if self._inspector else Counter(good=1)
-
-    def inspect(self, *, has_retries: bool) -> Counter[str]:
-        """Score the images that are there, and empty the slots of those that fail where the recipe takes them out.
-
-        Args:
-            has_retries: whether emptied slots may be filled again; else, or where the recipe does not ask for it, the group is settled.
-        """
-        failed, inspector = Counter[str](), self._inspector
-        if inspector is not None and self.num_good:
-            slots = [slot for slot, image in enumerate(self._slots) if image is not None]
-            scores = inspector.scores(self.caption.text, self._images())
-            for slot, flag in zip(slots, inspector.flags(scores) if inspector.removes else (), strict=False):
-                if flag:
-                    self._slots[slot] = None
-                    failed += self._failed(flag)
-            if failed and self.num_good:  # what is kept describes what is kept
-                scores = inspector.scores(self.caption.text, self._images())
-            self._facts = inspector.facts(scores)
-        self.is_settled = not (failed and has_retries and inspector and inspector.retries)
-        return failed
-
-    def check(self, max_retries: int) -> None:
-        """Refuse a group that the sampler failed on; one that the inspector emptied is dropped instead."""
-        expected = min(MIN_IMAGES, self._num_wanted)
-        if self.num_good < expected and not any(flag in self._failures for flag in FLAGS):
-            found = ", ".join(f"{number} {verdict}" for verdict, number in sorted(self._failures.items()))
-            raise DataError(
-                f"caption {self.caption.caption_id} ({self.caption.text[:60]!r}): expected {expected} good images or more, found "
-                f"{self.num_good} after {max_retries} retries of each ({found}); try dtype fp32, another scheduler or more steps, look "
-                "at the generator, or remove the caption"
-            )
-
-    def finish(self, pool: ThreadPoolExecutor, image_format: str, image_quality: int) -> Counter[str]:
-        """Start encoding the images and let go of their pixels; called once, when no image will be added."""
-        good = [(index, image) for index, image in zip(self._indices, self._slots, strict=True) if image is not None]
-        self.is_finished, self.is_dropped = True, len(good) < min(MIN_IMAGES, self._num_wanted)
-        self._indices, self._slots = [index for index, _ in good], []
-        if self.is_dropped:
-            return Counter()
-        self._encoded = [pool.submit(encode_image, image, image_format, image_quality) for _, image in good]
-        inspected = len(good) if self._inspector else 0
-        return Counter(good=inspected) + Counter(f"kept_{flag}" for flag in self._facts.get("flags", ()) if flag)
-
-    def group(self, image_format: str) -> ImageGroup:
-        images = tuple(future.result() for future in self._encoded)
-        return ImageGroup(self.caption, images, image_format, {"noise_indices": self._indices, **self._facts})
-
-    def _failed(self, verdict: str) -> Counter[str]:
-        self._failures[verdict] = self._failures.get(verdict, 0) + 1
-        return Counter({verdict: 1})
+    verdicts: Counter[str]
+    again: list[Wanted]
+    was_second: bool
 
 
-def _sample(
-    sampler: ImageSampler, wanted: Sequence[tuple[_Draft, int, ImageRequest]], batch_size: int
-) -> Iterator[tuple[_Draft, int, ImageHW3 | None]]:
-    """Sample one batch, filled up to `batch_size` by repeating its last request; the images of the filling are dropped."""
-    requests = [request for _, _, request in wanted]
-    images = sampler.sample(requests + requests[-1:] * (batch_size - len(requests)))
-    for (draft, slot, _), image in zip(wanted, images, strict=False):
-        yield draft, slot, image
+class _Making:
+    """The groups of a shard on their way from requests to parts."""
+
+    def __init__(self, draft_at: Callable[[int], Draft], encode: Callable[[ImageHW3], bytes], journal: Journal, image_format: str) -> None:
+        self._draft_at, self._encode, self._journal, self._image_format = draft_at, encode, journal, image_format
+        self._drafts: dict[int, Draft] = {}
+        self._parts: dict[int, Part] = {}
+
+    def requests(self, position: int) -> list[Wanted]:
+        """What to ask for next of a group."""
+        if position not in self._drafts:
+            self._drafts[position] = self._draft_at(position)
+        return [(position, slot, request) for slot, request in self._drafts[position].requests()]
+
+    def receive(self, pool: ThreadPoolExecutor, wanted: Sequence[Wanted], images: Sequence[ImageHW3 | None]) -> _Received:
+        """Judge the images of a batch; encode and keep the groups that are finished by it."""
+        verdicts, again, finished = Counter[str](), list[Wanted](), list[int]()
+        for (position, slot, _), image in zip(wanted, images, strict=True):
+            draft = self._drafts[position]
+            verdicts += draft.take(slot, image)
+            if draft.is_settled:
+                finished.append(position)
+            elif draft.num_pending == 0:
+                again += self.requests(position)
+        encoded = [(position, [pool.submit(self._encode, image) for image in self._drafts[position].images()]) for position in finished]
+        parts = [
+            (position, self._drafts.pop(position).part([each.result() for each in images], self._image_format))
+            for position, images in encoded
+        ]
+        kept = list(pool.map(self._journal.keep, *zip(*parts, strict=True))) if parts else []
+        self._parts |= {position: part for (position, _), (part, _) in zip(parts, kept, strict=True)}
+        return _Received(verdicts, again, not all(is_first for _, is_first in kept))
+
+    def read(self, positions: Iterable[int]) -> list[int]:
+        """Take over what others, or an earlier attempt, have made; returns the positions of what is not whole."""
+        wanted = sorted(position for position in positions if position not in self._parts)
+        found = {position: self._journal.read(position) for position in wanted}
+        self._parts |= {position: part for position, part in found.items() if part is not None}
+        return [position for position, part in found.items() if part is None]
+
+    def result(self) -> tuple[list[ImageGroup], dict[str, int]]:
+        """All groups in order, and their images by verdict."""
+        parts = [part for _, part in sorted(self._parts.items(), key=lambda each: each[0])]
+        counts = sum((Counter(part.counts) for part in parts), Counter[str]())
+        return [part.group for part in parts if part.group is not None], dict(sorted(counts.items()))

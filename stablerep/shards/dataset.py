@@ -109,7 +109,7 @@ def commit_shard(
     counts: dict[str, int],
     producer: dict[str, str],
 ) -> ShardRecord:
-    """Write a shard: the tar, then its index, then the record that makes it count.
+    """Write a shard: the tar, then its index, then, where there is none yet, the record that makes it count.
 
     Args:
         store: where the data set is.
@@ -137,7 +137,18 @@ def commit_shard(
     )
     store.write(layout.shard_key(dataset_id, index), packed)
     store.write(layout.index_key(dataset_id, index), index_of(packed).to_json(sha256))
-    store.write(layout.record_key(dataset_id, index), record.to_json())
+    return _commit(store, dataset_id, record)
+
+
+def _commit(store: Store, dataset_id: str, record: ShardRecord) -> ShardRecord:
+    """Write the record where there is none: of several workers on a shard one commits it. A record that does not match is replaced."""
+    key = layout.record_key(dataset_id, record.index)
+    if store.write_new(key, record.to_json()):
+        return record
+    found = find_shard(store, dataset_id, record.index)
+    if found is not None and found.sha256 == record.sha256:
+        return found
+    store.write(key, record.to_json())
     return record
 
 

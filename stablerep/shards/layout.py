@@ -2,6 +2,7 @@
 
 groups/<dataset_id>/spec.json
 groups/<dataset_id>/shards/00042.tar, 00042.index.json, 00042.json
+groups/<dataset_id>/parts/00042/00007.part      while shard 42 is being made
 groups/<dataset_id>/manifest.json
 """
 
@@ -26,6 +27,11 @@ def manifest_key(dataset_id: str) -> str:
 def shards_folder(dataset_id: str) -> str:
     """The folder of the shards."""
     return f"{folder(dataset_id)}/shards"
+
+
+def parts_folder(dataset_id: str, index: int | None = None) -> str:
+    """The folder of the groups of a shard that is not finished, or of all such shards."""
+    return f"{folder(dataset_id)}/parts" + ("" if index is None else f"/{index:05d}")
 
 
 def shard_name(index: int) -> str:

@@ -11,11 +11,12 @@ from functools import cached_property
 from typing import Any
 
 from stablerep.captions.prompt_set import lane_shards, read_prompt_set, shard_captions
-from stablerep.groups.lane import LaneWork, Overtaken
+from stablerep.groups.lane import LaneWork, Overtaken, Turn
 from stablerep.groups.make import make_shard, spec
 from stablerep.groups.resolve import is_real
 from stablerep.records import Caption, GeneratorRef, LaneReport, PromptSet, ShardRecord
 from stablerep.shards.dataset import commit_shard, find_shard, write_spec
+from stablerep.shards.parts import Parts, remove_leftover_parts
 from stablerep.stages.context import Stage
 from stablerep.stages.generate_sampler import OpenSampler, open_sampler
 from stablerep.telemetry.reporter import Progress
@@ -63,8 +64,9 @@ class LaneRun:
         )
         total, done = self.num_images_wanted(), sum(record.num_images for record in found)
         with self.stage.reporter.progress(total, "images", done) as progress:
-            for index in work:
-                self.make(index, work, progress if index in own else None)
+            for turn in work:
+                self.make(turn, work, progress if turn.index in own else None)
+        remove_leftover_parts(self.stage.store, self.dataset_id, lambda index: self.find(index) is not None)
         records = self.records()
         return LaneReport(
             lane=self.lane,
@@ -75,9 +77,11 @@ class LaneRun:
             seconds=round(time.monotonic() - self.started_at, 3),
         )
 
-    def make(self, index: int, work: LaneWork, progress: Progress | None) -> None:
-        """Make and commit one shard, unless another worker is done with it first."""
-        settings = self.settings
+    def make(self, turn: Turn, work: LaneWork, progress: Progress | None) -> None:
+        """Make and commit one shard, unless another worker is done with it first or finishes it."""
+        settings, index = self.settings, turn.index
+        captions = shard_captions(self.captions, self.prompt_set.num_shards, index)
+        parts = Parts(self.stage.store, self.dataset_id, index, captions)
         if progress is None:
             log.info("lane %d: own shards are done, helping with shard %d", self.lane, index)
 
@@ -91,23 +95,31 @@ class LaneRun:
             work.beat(index)
 
         try:
-            groups, counts = make_shard(
+            made = make_shard(
                 self.sampler.sampler,
-                shard_captions(self.captions, self.prompt_set.num_shards, index),
+                captions,
                 images_per_caption=settings.images_per_caption,
                 batch_size=settings.batch_size,
                 image_format=settings.image_format,
                 image_quality=settings.image_quality,
                 max_retries=settings.max_retries_per_image,
                 on_images=on_images,
+                journal=parts,
+                is_helper=turn.is_helper,
+                may_leave=turn.may_leave,
             )
         except Overtaken:
             log.info("lane %d: shard %d was committed by another lane meanwhile", self.lane, index)
             return
+        if made is None:
+            log.info("lane %d: the last groups of shard %d are left to the lane that holds it", self.lane, index)
+            return
         if self.find(index) is None:
+            groups, counts = made
             commit_shard(self.stage.store, self.dataset_id, index, groups, counts=counts, producer=self.producer())
             self.report("stablerep_generate_shards_total", 1, outcome="made")
             self.report("stablerep_generate_groups_total", len(groups))
+        parts.delete()
 
     def find(self, index: int) -> ShardRecord | None:
         """The record of a committed shard."""

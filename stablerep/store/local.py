@@ -4,6 +4,7 @@ A reader sees a file whole or not at all, also after a power cut: the rename is 
 are never listed. Raises OSError; `stablerep.store.store` explains it.
 """
 
+import errno
 import os
 import shutil
 import uuid
@@ -14,6 +15,7 @@ from typing import IO
 
 TEMPORARY_PREFIX = ".tmp-"
 _CHUNK_BYTES = 1 << 20
+_ATTEMPTS = 50  # where another process works in the same folder
 
 
 class LocalObjects:
@@ -64,6 +66,13 @@ class LocalObjects:
         with replacing(self.path(key)) as stream:
             stream.write(content)
 
+    def write_new(self, key: str, content: bytes) -> bool:
+        """Make the file unless there is one."""
+        for _ in range(_ATTEMPTS):
+            with suppress(FileNotFoundError):  # the folder was removed between making it and writing in it
+                return _link_new(self.path(key), content)
+        return _link_new(self.path(key), content)
+
     def put(self, path: Path, key: str) -> None:
         """Copy a file in."""
         with path.open("rb") as source, replacing(self.path(key)) as stream:
@@ -75,12 +84,17 @@ class LocalObjects:
             shutil.copyfileobj(source, stream, _CHUNK_BYTES)
 
     def delete(self, key: str) -> None:
-        """Remove a file or a folder with all it holds."""
+        """Remove a file or a folder with all it holds, also while others remove it or write into it."""
         path = self.path(key)
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        for attempt in range(1, _ATTEMPTS + 1):
+            if not path.is_dir() or path.is_symlink():
+                return path.unlink(missing_ok=True)
+            try:
+                return shutil.rmtree(path)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY) or attempt == _ATTEMPTS:
+                    raise
+        return None
 
 
 @contextmanager
@@ -104,6 +118,24 @@ def replacing(target: Path) -> Generator[IO[bytes]]:
         yield stream
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _link_new(target: Path, content: bytes) -> bool:
+    """Write under a temporary name and give it the final one, which fails where there is a file (a rename does not)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return True
 
 
 def _flush_folder(folder: Path) -> None:

@@ -11,12 +11,13 @@ Raises what the back end raises; `stablerep.store.store` explains it.
 import errno
 import os
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
 from stablerep.store.local import temporary_beside
 
+_IS_THERE = ("PreconditionFailed", "conditionNotMet", "ConditionalRequestConflict", "pre-conditions")  # how servers say it
 _IMPATIENT = {"retries": {"max_attempts": 0}, "connect_timeout": 3, "read_timeout": 5}
 
 
@@ -80,6 +81,18 @@ class RemoteObjects:
         """Put an object; large ones go in parts that become visible together."""
         self._file_system().pipe_file(self._path(key), content)
 
+    def write_new(self, key: str, content: bytes) -> bool:
+        """Put an object unless there is one: `If-None-Match: *` on S3, generation 0 on GCS; the server decides."""
+        try:
+            self._file_system().pipe_file(self._path(key), content, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if any(word in str(error) for word in _IS_THERE):
+                return False
+            raise
+        return True
+
     def put(self, path: Path, key: str) -> None:
         """Copy a file in."""
         self._file_system().put_file(str(path), self._path(key))
@@ -92,7 +105,8 @@ class RemoteObjects:
     def delete(self, key: str) -> None:
         """Remove an object or all objects under a prefix."""
         if self.exists(key):
-            self._file_system().rm(self._path(key), recursive=True)
+            with suppress(FileNotFoundError):  # another process removed it meanwhile
+                self._file_system().rm(self._path(key), recursive=True)
 
     def _path(self, key: str) -> str:
         self._file_system()

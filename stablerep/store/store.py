@@ -133,6 +133,15 @@ class Store:
         with self._explained("write", key):
             self._objects.write(_checked(key), data.encode("utf-8") if isinstance(data, str) else data)
 
+    def write_new(self, key: str, data: bytes | str) -> bool:
+        """Write a whole object where there is none: of several writers one gets True, the others False and no change.
+
+        Raises:
+            StoreError: as for `write`.
+        """
+        with self._explained("write", key):
+            return self._objects.write_new(_checked(key), data.encode("utf-8") if isinstance(data, str) else data)
+
     def put(self, path: Path, key: str) -> None:
         """Copy a local file in atomically.
 

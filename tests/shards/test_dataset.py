@@ -104,17 +104,22 @@ def test_a_shard_without_record_or_with_other_bytes_is_not_done(store: Store) ->
 
 
 def test_an_interrupted_commit_does_not_count_and_leaves_no_temporary_files(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Store.write
     for allowed in range(3):
         calls = itertools.count()
 
-        def write(self: Store, key: str, data: bytes | str, calls: Any = calls, allowed: int = allowed) -> None:
-            if next(calls) == allowed:
-                raise KeyboardInterrupt
-            whole(self, key, data)
+        def interrupted(name: str, calls: Any = calls, allowed: int = allowed) -> Any:
+            whole = getattr(Store, name)
+
+            def write(self: Store, key: str, data: bytes | str) -> Any:
+                if next(calls) == allowed:
+                    raise KeyboardInterrupt
+                return whole(self, key, data)
+
+            return write
 
         with monkeypatch.context() as patch:
-            patch.setattr(Store, "write", write)
+            for name in ("write", "write_new"):
+                patch.setattr(Store, name, interrupted(name))
             with pytest.raises(KeyboardInterrupt):
                 _commit(store)
         assert find_shard(store, "groups-x", 0) is None

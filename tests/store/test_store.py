@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,26 @@ def test_a_killed_writer_leaves_the_old_object(store: Store) -> None:
 def test_a_store_travels_to_another_process(store: Store) -> None:
     store.write("key", b"1")
     assert pickle.loads(pickle.dumps(store)).read("key") == b"1"
+
+
+def test_of_several_writers_of_a_new_object_one_wins(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda number: store.write_new("a/b/new", f"writer {number}"), range(32)))
+    assert sum(won) == 1
+    assert store.read_text("a/b/new") == f"writer {won.index(True)}"
+    assert not store.write_new("a/b/new", b"later")
+    assert store.list() == ["a/b/new"]
+
+
+def test_a_folder_may_be_removed_while_others_write_into_it(store: Store) -> None:
+    """A worker that is late writes a part of a shard that another one has committed and is cleaning up."""
+
+    def write(number: int) -> None:
+        store.write_new(f"folder/{number}", b"1")
+        if number % 3 == 0:
+            store.delete("folder")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(200)))
+    store.delete("folder")
+    assert store.list() == []

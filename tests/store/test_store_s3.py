@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,17 @@ def test_objects_are_written_listed_read_and_removed(s3_store_uri: str, tmp_path
     store.delete("a")
     store.delete("a")
     assert store.list() == ["ab"]
+
+
+def test_of_several_writers_of_a_new_object_one_wins(s3_store_uri: str) -> None:
+    store = Store(s3_store_uri)
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda number: Store(s3_store_uri).write_new("a/new", f"writer {number}"), range(8)))
+    assert sum(won) == 1
+    assert store.read_text("a/new") == f"writer {won.index(True)}"
+    assert not store.write_new("a/new", b"later")
+    store.delete("a/new")
+    assert store.write_new("a/new", b"later")
 
 
 def test_large_files_go_both_ways(s3_store_uri: str, tmp_path: Path) -> None:
