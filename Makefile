@@ -42,6 +42,8 @@ test: .venv/ready  ## all tests, in two processes; installs prometheus and chrom
 
 mutants: .venv/ready  ## put one fault after another into a copy of the product; tests must notice each: NAMES="losses launch"
 	$(BIN)/python tests/mutants/run.py $(NAMES)
+chaos: .venv/ready  ## kill -9 at 100 random moments over four lanes of generate; nothing may be lost, doubled or cut short
+	$(BIN)/python tests/plugins/chaos.py --kills 100
 bench: .venv/ready  ## every CPU benchmark with its ratio and target; results in benchmarks/results/
 	$(BIN)/python benchmarks/all.py
 
@@ -66,4 +68,4 @@ push: .venv/ready  ## push them and write images/images.lock: REGISTRY=host/pref
 clean:  ## remove results, caches and the environment
 	rm -rf build .venv .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help setup run serve stop run-docker check test mutants bench paper-trends compile lock manifests images push clean
+.PHONY: help setup run serve stop run-docker check test mutants chaos bench paper-trends compile lock manifests images push clean

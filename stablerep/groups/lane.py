@@ -77,6 +77,12 @@ class LaneWork:
             finally:
                 self._store.delete(self._key(turn.index))
 
+    def forget_the_dead(self) -> None:
+        """Remove claims on committed shards: of lanes that were killed and whose work others finished."""
+        for key in self._store.list(self._folder):
+            if self._is_done(int(key.rpartition("/")[2].removesuffix(".json"))):
+                self._store.delete(key)
+
     def beat(self, index: int) -> None:
         """Keep the claim on the shard in hand alive; called after every batch.
 

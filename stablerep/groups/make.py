@@ -10,6 +10,7 @@ Dimension key: M images of a caption, H and W pixels.
 """
 
 import io
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,7 @@ from stablerep.shards.parts import Part
 
 SPEC_VERSION = 1  # raised when the same settings would give other images
 NUM_ENCODERS = 4
+SLOW_RECEIVING = 0.25  # of the time that sampling takes
 
 OnImages = Callable[[dict[str, int]], None]
 
@@ -127,12 +129,18 @@ def _make_all(
     batch_size: int,
     on_images: OnImages | None,
 ) -> None:
-    """Batch after batch; while one is sampled, the one before is received: judged, encoded and kept."""
+    """Batch after batch; while one is sampled, the one before is received: judged, encoded and kept.
+
+    Not where that takes long beside the sampling: a batch that is not kept when the next one is there could be lost together with it.
+    """
     running: Future[_Received] | None = None
+    sampling_seconds, receiving_seconds = 0.0, 1.0  # the first batch is waited for
 
     def finish() -> None:
+        nonlocal running, receiving_seconds
         if running is not None:
             received = running.result()
+            running, receiving_seconds = None, received.seconds
             groups.again(received.again)
             if received.was_second:
                 groups.turn()
@@ -141,13 +149,14 @@ def _make_all(
 
     with ThreadPoolExecutor(1, thread_name_prefix="receive") as receiver:
         while True:
-            if not groups.fill(batch_size):  # what comes back from the running batch may fill it
+            if receiving_seconds > SLOW_RECEIVING * sampling_seconds or not groups.fill(batch_size):  # what comes back may fill it
                 finish()
-                running = None
             if not (wanted := groups.batch(batch_size)):
                 return
             requests = [request for _, _, request in wanted]
+            started_at = time.monotonic()
             images = sampler.sample(requests + requests[-1:] * (batch_size - len(requests)))
+            sampling_seconds = time.monotonic() - started_at
             finish()
             running = receiver.submit(receive, wanted, images[: len(wanted)])
 
@@ -168,11 +177,12 @@ def encode_image(image: ImageHW3, image_format: str, image_quality: int) -> byte
 
 @dataclass
 class _Received:
-    """What became of a batch: its images by verdict, those to make again, and whether another worker had made one of its groups first."""
+    """What became of a batch: images by verdict, those to make again, whether another worker was first with a group, how long it took."""
 
     verdicts: Counter[str]
     again: list[Wanted]
     was_second: bool
+    seconds: float
 
 
 class _Making:
@@ -191,6 +201,7 @@ class _Making:
 
     def receive(self, pool: ThreadPoolExecutor, wanted: Sequence[Wanted], images: Sequence[ImageHW3 | None]) -> _Received:
         """Judge the images of a batch; encode and keep the groups that are finished by it."""
+        started_at = time.monotonic()
         verdicts, again, finished = Counter[str](), list[Wanted](), list[int]()
         for (position, slot, _), image in zip(wanted, images, strict=True):
             draft = self._drafts[position]
@@ -206,7 +217,7 @@ class _Making:
         ]
         kept = list(pool.map(self._journal.keep, *zip(*parts, strict=True))) if parts else []
         self._parts |= {position: part for (position, _), (part, _) in zip(parts, kept, strict=True)}
-        return _Received(verdicts, again, not all(is_first for _, is_first in kept))
+        return _Received(verdicts, again, not all(is_first for _, is_first in kept), time.monotonic() - started_at)
 
     def read(self, positions: Iterable[int]) -> list[int]:
         """Take over what others, or an earlier attempt, have made; returns the positions of what is not whole."""

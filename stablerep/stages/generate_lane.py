@@ -66,6 +66,7 @@ class LaneRun:
         with self.stage.reporter.progress(total, "images", done) as progress:
             for turn in work:
                 self.make(turn, work, progress if turn.index in own else None)
+        work.forget_the_dead()
         remove_leftover_parts(self.stage.store, self.dataset_id, lambda index: self.find(index) is not None)
         records = self.records()
         return LaneReport(
