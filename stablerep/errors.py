@@ -16,8 +16,15 @@
     |-- Preempted                  exit 75  stopped by SIGTERM after a checkpoint (retryable)
     `-- RequestError               4xx      what a caller of the endpoint did wrong
         |-- BadImageError          400
+        |-- UnauthorisedError      401
+        |-- UnknownModelError      404
+        |-- SlowRequestError       408
         |-- TooLargeError          413
+        |-- UnsupportedFormatError 415
+        |-- CannotAnswerError      422
+        |-- TooManyRequestsError   429
         |-- NotReadyError          503
+        |   `-- TimeLimitError     503
         `-- RefusedError           what a client was answered (stablerep.endpoint.remote)
 
 Messages say what was expected, what was found, where, and what to do next. Exit codes are stable: a Job's podFailurePolicy
@@ -120,16 +127,58 @@ class BadImageError(RequestError):
     """The bytes are not an image that can be decoded."""
 
 
+class UnauthorisedError(RequestError):
+    """The bearer token is missing or not the server's."""
+
+    http_status = 401
+
+
+class UnknownModelError(RequestError):
+    """The request names a model that is not served here."""
+
+    http_status = 404
+
+
+class SlowRequestError(RequestError):
+    """The caller took too long to send its request."""
+
+    http_status = 408
+
+
 class TooLargeError(RequestError):
     """The image or the request is over a limit."""
 
     http_status = 413
 
 
+class UnsupportedFormatError(RequestError):
+    """The bytes are an image of a format that is not read here."""
+
+    http_status = 415
+
+
+class CannotAnswerError(RequestError):
+    """The request is well formed, and this encoder has no answer to it."""
+
+    http_status = 422
+
+
+class TooManyRequestsError(RequestError):
+    """One caller has too many requests in flight."""
+
+    http_status = 429
+    is_retryable = True
+
+
 class NotReadyError(RequestError):
-    """The model is loading or the queue is full."""
+    """The model is loading, the queue is full, or the server is shutting down."""
 
     http_status = 503
+    is_retryable = True
+
+
+class TimeLimitError(NotReadyError):
+    """The request was not answered within its time."""
 
 
 class RefusedError(RequestError):

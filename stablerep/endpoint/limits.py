@@ -1,38 +1,61 @@
 """What a caller may send, checked before anything is decoded.
 
 A few hundred kilobytes of PNG can declare more pixels than fit in memory, so the size is read from the header alone and the image is
-refused there. Formats are named here too: Pillow knows many more, and each is code that reads untrusted bytes.
+refused there. Formats are named here too, by their first bytes: Pillow knows many more, and each is code that reads untrusted bytes.
 """
 
 # pyright: reportUnknownMemberType=false
 import io
+import re
 from dataclasses import dataclass
 
 from PIL import Image
 
-from stablerep.errors import BadImageError, TooLargeError
+from stablerep.errors import BadImageError, TooLargeError, UnsupportedFormatError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+# Image files that people send and that are not read here: to say so is worth more than "not an image".
+_OTHER_FORMATS = {
+    "GIF": rb"GIF8[79]a",
+    "TIFF": rb"II\*\0|MM\0\*|II\+\0|MM\0\+",
+    "HEIC or AVIF": rb"....ftyp(heic|heix|hevc|mif1|msf1|avif|avis)",
+    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "SVG": rb"\s*(<\?xml[^>]*>\s*)?<svg",
+    "icon": rb"\0\0[\1\2]\0",
+    "PSD": rb"8BPS",
+    "PDF": rb"%PDF-",
+    "netpbm": rb"P[1-7]\s",
+    "OpenEXR": rb"v/1\x01",
+}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one server.
+    """Limits of one server; numbers that are 0 switch a limit off only where it says so.
 
-    `max_queue` counts images that are being decoded, waiting or in the model; `max_prompts` labels times templates.
+    `max_queue` counts images that are being decoded, waiting or in the model; `max_prompts` labels times templates;
+    `max_buffered_bytes` the bodies of all requests together; `max_in_flight_per_client` requests of one address (0: any number);
+    `max_request_seconds` from the whole body to the answer; `max_body_seconds` for sending the body.
     """
 
     max_image_bytes: int = 8_388_608
     max_image_pixels: int = 25_000_000
     max_batch: int = 64
     max_request_bytes: int = 33_554_432
+    max_buffered_bytes: int = 268_435_456
     max_queue: int = 256
+    max_connections: int = 1_024
+    max_in_flight_per_client: int = 0
+    max_request_seconds: int = 30
+    max_body_seconds: int = 20
     max_labels: int = 1_000
     max_prompts: int = 10_000
     max_label_characters: int = 300
+    max_neighbours: int = 100
 
     def check_batch(self, num_images: int) -> None:
-        """Check the number of images of one request.
+        """Check the number of images (or texts) of one request.
 
         Raises:
             BadImageError: there is none.
@@ -68,7 +91,8 @@ class Limits:
             data: the bytes of an image file.
 
         Raises:
-            BadImageError: not a JPEG, PNG, WebP or BMP image.
+            BadImageError: not an image.
+            UnsupportedFormatError: an image, and not JPEG, PNG, WebP or BMP.
             TooLargeError: too many bytes or pixels.
         """
         self.check_bytes(len(data))
@@ -82,5 +106,13 @@ def _declared_size(data: bytes) -> tuple[int, int]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeError(f"the image declares too many pixels: {error}") from error
     except Exception as error:  # header parsers of untrusted bytes raise nearly anything
+        other = _other_format(data)
+        if other:
+            raise UnsupportedFormatError(f"expected a JPEG, PNG, WebP or BMP image, found {other}; convert it first") from error
         found = f"{len(data)} bytes starting with {data[:8]!r}" if data else "0 bytes"
         raise BadImageError(f"expected a JPEG, PNG, WebP or BMP image, found {found}") from error
+
+
+def _other_format(data: bytes) -> str:
+    """Name of the image format that the first bytes promise; empty for none that is known."""
+    return next((name for name, start in _OTHER_FORMATS.items() if re.match(start, data[:256], re.DOTALL)), "")

@@ -1,18 +1,20 @@
-"""What the endpoint says about its requests: how many by protocol and code, how long they took, how many are open.
+"""What the endpoint says about its requests: how many by protocol and code, how long they took and waited, how many are open.
 
-It knows the names of the metrics and no sink; the server passes a reporter whose sink is Prometheus.
+It knows the names of the metrics and no sink; the server passes a reporter whose sink is Prometheus. Drift is seen in the length of
+the embeddings: photographs of another kind than those of the export (or broken pixels) move its mean.
 """
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 from stablerep.telemetry import Reporter
 
-Protocol = Literal["v1", "v2", "grpc"]
+Protocol = Literal["v1", "v2", "openai", "grpc"]
+NORM_WINDOW_IMAGES = 256  # an older image counts 1/e
 
 
 @dataclass
@@ -28,6 +30,8 @@ class Meter:
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._num_open = 0
+        self._norm: float | None = None
+        self._recorded_norm: tuple[float, float] | None = None
         self._lock = threading.Lock()
 
     @contextmanager
@@ -47,12 +51,31 @@ class Meter:
         """One model batch ran."""
         self._reporter.report("stablerep_endpoint_batch_images", num_images)
 
+    def waited(self, seconds: float) -> None:
+        """A request waited this long for the model."""
+        self._reporter.report("stablerep_endpoint_queue_seconds", seconds)
+
+    def embedded(self, norms: Sequence[float]) -> None:
+        """Images were embedded; `norms` are the lengths of their embeddings as the trunk gave them."""
+        with self._lock:
+            for norm in norms:
+                self._norm = norm if self._norm is None else self._norm + (norm - self._norm) / NORM_WINDOW_IMAGES
+            self._reporter.report("stablerep_endpoint_images_total", len(norms))
+            if self._norm is not None:
+                self._reporter.report("stablerep_endpoint_embedding_norm", self._norm)
+                if self._recorded_norm is not None:
+                    mean, std = self._recorded_norm
+                    self._reporter.report("stablerep_endpoint_embedding_norm_drift_sigmas", (self._norm - mean) / std)
+
     def refused(self, reason: str) -> None:
         """A request was refused for one of its images; the reason is the name of the error's class."""
         self._reporter.report("stablerep_endpoint_decode_errors_total", 1, reason=reason)
 
-    def serving(self, model_id: str) -> None:
-        """The model that is served."""
+    def serving(self, model_id: str, norm: tuple[float, float] | None = None) -> None:
+        """The model that is served; mean and standard deviation of the length of its embeddings, where the export recorded them."""
+        self._recorded_norm = norm
+        if norm is not None:
+            self._norm = norm[0]  # drift starts at none, not at whatever the first image is
         self._reporter.report("stablerep_endpoint_info", 1, model_id=model_id)
 
     def _open(self, change: int) -> None:

@@ -1,30 +1,29 @@
-"""KServe's REST server with manners: a limit on requests, answers that say what was wrong, measured requests, a socket of our choice.
+"""KServe's REST server with manners: our gate before it, answers that say what was wrong, a socket of our choice, three routes of our own.
 
-kserve 0.21 reads bodies of any size, answers a schema error with 422 and the whole input, and takes its host from nobody.
+kserve 0.21 answers a schema error with 422 and the whole input, checks V2 bodies on the event loop, turns binary image files into text,
+drops metadata that it does not know, and has no `/v1/embeddings` without vLLM. Its other routes are left as they are.
 """
 
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from fastapi import Request
+import orjson
+from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady, ServerNotReady
 from kserve.model_server import app
 from kserve.protocol.rest.server import RESTServer
 
-from stablerep.endpoint.meter import Meter, Outcome, Protocol
-from stablerep.errors import RequestError
+from stablerep.errors import NotReadyError, RequestError
+from stablerep.integrations.kserve_gate import Gate, RequestGate, refusal
+from stablerep.integrations.kserve_model import EncoderModel
 from stablerep.integrations.kserve_page import page_routes
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+from stablerep.integrations.kserve_protocol import read_v2
+from stablerep.integrations.kserve_schema import EMBEDDINGS, INFER, METADATA
 
 KIND_STATUS: dict[type[Exception], int] = {
     InvalidInput: 400,
@@ -33,23 +32,26 @@ KIND_STATUS: dict[type[Exception], int] = {
     ModelNotReady: 503,
     ServerNotReady: 503,
 }
+_BINARY_LENGTH = "inference-header-content-length"
 
 
 class EncoderRESTServer(RESTServer):
     """KServe's REST server on a socket that listens already, with our answers to errors."""
 
     def create_application(self) -> None:
-        """Add KServe's routes and handlers, then put ours in the place of those that log a traceback for what a caller did."""
+        """Add our routes, KServe's (the first one that fits answers), then our handlers in place of those that log a traceback."""
         app.include_router(page_routes(self.dataplane.model_registry))
+        app.include_router(self._routes())
         super().create_application()
         for kind, status in KIND_STATUS.items():
-            app.add_exception_handler(kind, _answering(status))
+            app.add_exception_handler(kind, _answering(404 if status == 501 else status))
         app.add_exception_handler(RequestError, _refusal)
         app.add_exception_handler(RequestValidationError, _bad_schema)
 
-    async def serve_on(self, listening: socket.socket, max_request_bytes: int, meter: Meter) -> None:
+    async def serve_on(self, listening: socket.socket, gate: Gate) -> None:
         """Answer until a signal or `stop`, then let requests in flight finish."""
-        app.add_middleware(RequestGate, max_bytes=max_request_bytes, meter=meter)
+        self.config.limit_concurrency = gate.limits.max_connections
+        app.add_middleware(RequestGate, gate=gate)
         self.create_application()
         await self._server.serve(sockets=[listening])
 
@@ -62,72 +64,47 @@ class EncoderRESTServer(RESTServer):
         """Make `serve_on` return once requests in flight are answered."""
         self._server.should_exit = True
 
+    def _routes(self) -> APIRouter:
+        router = APIRouter()
+        router.add_api_route("/v1/embeddings", self._embeddings, methods=["POST"], tags=["OpenAI"], response_model=None, **EMBEDDINGS)
+        infer = "/v2/models/{model_name}/infer"
+        router.add_api_route(infer, self._infer, methods=["POST"], tags=["V2"], response_model=None, **INFER)
+        router.add_api_route("/v2/models/{model_name}", self._metadata, methods=["GET"], tags=["V2"], response_model=None, **METADATA)
+        return router
 
-class RequestGate:
-    """ASGI middleware: bodies are read up to a limit, inference requests are measured."""
+    async def _embeddings(self, request: Request) -> Response:
+        """Embed images and texts, in OpenAI's shape."""
+        model = next(iter(self.dataplane.model_registry.get_models().values()))
+        answer = await cast("EncoderModel", model).embeddings(await request.body())
+        return Response(orjson.dumps(answer), media_type="application/json")
 
-    def __init__(self, application: Application, max_bytes: int, meter: Meter) -> None:
-        self._application, self._max_bytes, self._meter = application, max_bytes, meter
+    async def _infer(self, request: Request, model_name: str) -> Response:
+        """Embed images: V2, as JSON or in the binary extension."""
+        model = self._model(model_name)
+        body, length = await request.body(), request.headers.get(_BINARY_LENGTH)
+        asked = await model.off_loop(lambda: read_v2(body, length, model_name))
+        headers = dict(request.headers)
+        response, _ = await self.dataplane.infer(model_name=model_name, request=asked, headers=headers)
+        content, answered = self.dataplane.encode(model_name, response, headers, {})
+        if isinstance(content, bytes):
+            return Response(content, headers=answered, media_type="application/octet-stream")
+        return Response(orjson.dumps(content), headers=answered, media_type="application/json")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection scope."""
-        protocol = _protocol(scope)
-        if protocol is None:
-            await self._limited(scope, receive, send)
-            return
-        with self._meter.request(protocol) as outcome:
-            await self._limited(scope, receive, _noting(outcome, send))
+    async def _metadata(self, model_name: str) -> Any:
+        """What is served: tensors, and under `parameters` how images are prepared, the id, the lineage."""
+        return await self.dataplane.model_metadata(model_name)
 
-    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._application(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        body = await self._body(receive) if declared.isdigit() and int(declared) <= self._max_bytes else None
-        if body is None:
-            await _too_large(self._max_bytes)(scope, receive, send)
-            return
-        pending = [body]
-
-        async def replay() -> Message:
-            return {"type": "http.request", "body": pending.pop(), "more_body": False} if pending else await receive()
-
-        await self._application(scope, replay, send)
-
-    async def _body(self, receive: Receive) -> bytes | None:
-        """The whole body; None when it is over the limit. The empty body of a caller that went away is refused further down."""
-        body = bytearray()
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if len(body) > self._max_bytes:
-                return None
-            if not message.get("more_body"):
-                return bytes(body)
-
-
-def _protocol(scope: Scope) -> Protocol | None:
-    path = str(scope.get("path", ""))
-    if scope["type"] != "http" or scope.get("method") != "POST":
-        return None
-    return "v1" if path.startswith("/v1/") and path.endswith(":predict") else "v2" if path.endswith("/infer") else None
-
-
-def _noting(outcome: Outcome, send: Send) -> Send:
-    async def noting(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            outcome.code = str(message["status"])
-        await send(message)
-
-    return noting
-
-
-def _too_large(max_bytes: int) -> JSONResponse:
-    return JSONResponse({"error": f"expected a request of at most {max_bytes} bytes, found more; send fewer or smaller images"}, 413)
+    def _model(self, name: str) -> EncoderModel:
+        model = self.dataplane.model_registry.get_model(name)
+        if model is None:
+            raise ModelNotFound(name)
+        if not model.ready:
+            raise NotReadyError(f"model {name!r} is loading; send the request again in a moment")
+        return cast("EncoderModel", model)
 
 
 async def _refusal(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, cast("RequestError", error).http_status)
+    return refusal(cast("RequestError", error))
 
 
 async def _bad_schema(_: Request, error: Exception) -> JSONResponse:
@@ -137,6 +114,8 @@ async def _bad_schema(_: Request, error: Exception) -> JSONResponse:
 
 def _answering(status: int) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
     async def answer(_: Request, error: Exception) -> JSONResponse:
+        if status == 503:
+            return refusal(NotReadyError(str(error)))
         return JSONResponse({"error": str(error)}, status)
 
     return answer

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import signal
 import socket
+import time
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -23,36 +24,37 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from stablerep import __version__
-from stablerep.endpoint.meter import Meter
-from stablerep.errors import PortInUseError, RequestError
+from stablerep.errors import PortInUseError, RequestError, TimeLimitError
+from stablerep.integrations.kserve_gate import RETRY_AFTER_SECONDS, Gate
 from stablerep.integrations.kserve_model import EncoderModel
-from stablerep.integrations.kserve_protocol import parse_binary_v2
 from stablerep.integrations.kserve_rest import KIND_STATUS, EncoderRESTServer
 
 _GRPC_CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
+    422: grpc.StatusCode.FAILED_PRECONDITION,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
 _GRPC_OVERHEAD_BYTES = 65_536
+_OPEN_METHODS = ("/ServerLive", "/ServerReady", "/ModelReady")  # probes need no token
 
 
 class EncoderServer(ModelServer):
-    """One encoder over REST (V1, V2) and gRPC (V2).
+    """One encoder over REST (V1, V2, OpenAI's embeddings) and gRPC (V2).
 
     Args:
         rest_socket: listens already; its host is where gRPC is bound, too.
         grpc_port: free; 0 takes any.
-        max_request_bytes: larger requests are refused before they are read.
-        meter: told about requests.
+        gate: limits, tokens and meter of both transports.
         grace_seconds: for requests in flight after SIGTERM.
     """
 
-    def __init__(
-        self, rest_socket: socket.socket, grpc_port: int, *, max_request_bytes: int, meter: Meter, grace_seconds: int = 30
-    ) -> None:
+    def __init__(self, rest_socket: socket.socket, grpc_port: int, gate: Gate, *, grace_seconds: int = 30) -> None:
         host, port = rest_socket.getsockname()[:2]
         super().__init__(http_port=port, grpc_port=grpc_port, enable_latency_logging=False, grace_period=grace_seconds)
         for name in ("uvicorn.access", "kserve.trace"):  # a line or two for every probe; metrics count and time requests
@@ -60,7 +62,7 @@ class EncoderServer(ModelServer):
         self.host = str(host)
         self.dataplane = _EncoderDataPlane(model_registry=self.registered_models)
         self.model_repository_extension = _FixedRepository(model_registry=self.registered_models)
-        self._socket, self._max_request_bytes, self._meter = rest_socket, max_request_bytes, meter
+        self._socket, self._gate = rest_socket, gate
 
     def serve(self, model: EncoderModel, folder_uri: str) -> None:
         """Answer until SIGTERM or SIGINT; the model is loaded meanwhile.
@@ -80,7 +82,7 @@ class EncoderServer(ModelServer):
             "kserve.model_server:app", self.dataplane, self.model_repository_extension, self.http_port, grace_period=self.grace_period
         )
         loading = asyncio.create_task(self._load(model, folder_uri, rest_server))
-        await rest_server.serve_on(self._socket, self._max_request_bytes, self._meter)
+        await rest_server.serve_on(self._socket, self._gate)
         await grpc_server.stop(self.grace_period)
         await loading
         model.close()
@@ -94,9 +96,10 @@ class EncoderServer(ModelServer):
             raise
 
     async def _started_grpc_server(self) -> aio.Server:
-        limit = self._max_request_bytes + _GRPC_OVERHEAD_BYTES
+        limit = self._gate.limits.max_request_bytes + _GRPC_OVERHEAD_BYTES
         options = [("grpc.max_send_message_length", limit), ("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)]
-        server = aio.server(interceptors=(_ErrorsToStatus(self._meter),), options=options)
+        most = self._gate.limits.max_connections
+        server = aio.server(interceptors=(_ErrorsToStatus(self._gate),), options=options, maximum_concurrent_rpcs=most)
         servicer = InferenceServicer(self.dataplane, self.model_repository_extension)
         grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -109,7 +112,7 @@ class EncoderServer(ModelServer):
 
 
 class _EncoderDataPlane(DataPlane):
-    """Readiness follows the models, metadata names the model, binary tensors are read as they are."""
+    """Readiness follows the models, metadata names the model."""
 
     def metadata(self) -> dict[str, Any]:
         return {"name": "stablerep", "version": __version__, "extensions": ["binary_tensor_data"]}
@@ -120,14 +123,9 @@ class _EncoderDataPlane(DataPlane):
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
         metadata = await super().model_metadata(model_name)
-        model_id = cast("EncoderModel", self.get_model_from_registry(model_name)).model_id
-        return metadata | {"platform": "stablerep", "versions": [model_id] if model_id else []}
-
-    def decode_inference_request(self, body: Any, headers: dict[str, str], model_name: str) -> Any:
-        length = headers.get("inference-header-content-length")
-        if isinstance(body, bytes) and length is not None:
-            return parse_binary_v2(body, length, model_name)
-        return super().decode_inference_request(body, headers, model_name)
+        model = cast("EncoderModel", self.get_model_from_registry(model_name))
+        versions = [model.model_id] if model.model_id else []
+        return metadata | {"platform": "stablerep", "versions": versions, "parameters": model.facts}
 
 
 class _FixedRepository(ModelRepositoryExtension):
@@ -141,23 +139,38 @@ class _FixedRepository(ModelRepositoryExtension):
 
 
 class _ErrorsToStatus(ExceptionToStatusInterceptor):
-    """Our errors as gRPC statuses; inference calls are measured."""
+    """Tokens and places of clients are asked for, our errors leave as gRPC statuses, inference calls are measured."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, gate: Gate) -> None:
         super().__init__()
-        self._meter = meter
+        self._gate = gate
 
     async def intercept(self, method: Any, request_or_iterator: Any, context: Any, method_name: str) -> Any:
         if not method_name.endswith("/ModelInfer"):
-            return await super().intercept(method, request_or_iterator, context, method_name)
-        with self._meter.request("grpc") as outcome:
+            return await super().intercept(self._guarded(method, method_name), request_or_iterator, context, method_name)
+        started_at = time.perf_counter()
+        with self._gate.meter.request("grpc") as outcome:
             try:
-                response = await super().intercept(method, request_or_iterator, context, method_name)
+                response = await super().intercept(self._guarded(method, method_name), request_or_iterator, context, method_name)
                 outcome.code = "OK"
                 return response
             except aio.AbortError:
                 outcome.code = _code_name(context.code())
                 raise
+            except asyncio.CancelledError:  # the caller went away, or its deadline passed
+                outcome.code = "CANCELLED"
+                raise
+            finally:
+                self._gate.log("grpc", outcome.code, started_at, client=_host(context.peer()))
+
+    def _guarded(self, method: Any, method_name: str) -> Any:
+        async def guarded(request: Any, context: Any) -> Any:
+            if not method_name.endswith(_OPEN_METHODS):
+                self._gate.access.check(dict(context.invocation_metadata() or ()).get("authorization"))
+            with self._gate.shares.place(_host(context.peer())):
+                return await method(request, context)
+
+        return guarded
 
     async def handle_exception(self, ex: Exception, request_or_iterator: Any, context: Any, method_name: str) -> None:
         if isinstance(ex, aio.AbortError):
@@ -166,8 +179,15 @@ class _ErrorsToStatus(ExceptionToStatusInterceptor):
         if isinstance(ex, RequestError):
             status = ex.http_status
         if status:
-            await context.abort(_GRPC_CODES[status], str(ex))
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if isinstance(ex, TimeLimitError) else _GRPC_CODES[status]
+            wait = (("grpc-retry-pushback-ms", str(1000 * RETRY_AFTER_SECONDS)),) if status in (429, 503) else ()
+            await context.abort(code, str(ex), wait)
         await super().handle_exception(ex, request_or_iterator, context, method_name)
+
+
+def _host(peer: str) -> str:
+    """Address of a gRPC peer such as `ipv4:127.0.0.1:50000`, without its port, as REST has it."""
+    return peer.partition(":")[2].rpartition(":")[0].strip("[]").replace("%5B", "").replace("%5D", "") or peer
 
 
 def _code_name(code: Any) -> str:

@@ -6,7 +6,7 @@ without gradients. Images arrive resized and normalised (`preprocessor`); decodi
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,11 @@ class Encoder:
         return self.preprocessor.size_px
 
     @property
+    def num_patches(self) -> int:
+        """Tokens that the trunk reads of an image, beside its own."""
+        return int(cast("Any", self._trunk).patch_embed.num_patches)
+
+    @property
     def mean(self) -> tuple[float, ...]:
         """Mean subtracted from each channel."""
         return self.preprocessor.mean
@@ -111,9 +116,17 @@ class Encoder:
             ConfigError: the encoder has no text tower.
             DataError: as `embed`.
         """
+        return self.place_beside_text(self.embed(images_B3SS))
+
+    def place_beside_text(self, features_BF: Tensor) -> Tensor:
+        """Unit rows [B, D] of what `embed` gave, to compare with `embed_text`.
+
+        Raises:
+            ConfigError: the encoder has no text tower.
+        """
         projection = self._text_parts().image_projection
         with torch.inference_mode():
-            return functional.normalize(projection(self.embed(images_B3SS)), dim=1)
+            return functional.normalize(projection(features_BF.to(self.device)), dim=1)
 
     def embed_text(self, tokens_NT: Tensor) -> Tensor:
         """Unit rows [N, D] of tokenised captions.

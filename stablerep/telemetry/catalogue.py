@@ -71,6 +71,7 @@ LABELS: dict[str, tuple[str, ...]] = {
 }
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_QUEUE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 _ALL = (
     Metric("stablerep_stage_progress_ratio", "gauge", "Share of the stage's work that is done, 0 to 1.", ("stage",)),
@@ -103,8 +104,16 @@ _ALL = (
     Metric("stablerep_endpoint_requests_total", "counter", "Requests by protocol and code.", ("protocol", "code")),
     Metric("stablerep_endpoint_request_seconds", "histogram", "Time to answer a request.", ("protocol",), _LATENCY_BUCKETS),
     Metric("stablerep_endpoint_in_flight", "gauge", "Requests being answered."),
+    Metric("stablerep_endpoint_queue_seconds", "histogram", "Time that a decoded request waited for the model.", (), _QUEUE_BUCKETS),
+    Metric("stablerep_endpoint_images_total", "counter", "Images embedded."),
     Metric("stablerep_endpoint_batch_images", "histogram", "Images in a model batch.", (), (1, 2, 4, 8, 16, 32, 64)),
     Metric("stablerep_endpoint_decode_errors_total", "counter", "Images refused, by reason.", ("reason",)),
+    Metric("stablerep_endpoint_embedding_norm", "gauge", "Length of the embeddings, mean over about the last 256 images."),
+    Metric(
+        "stablerep_endpoint_embedding_norm_drift_sigmas",
+        "gauge",
+        "That mean minus the mean recorded at export, in standard deviations recorded at export.",
+    ),
     Metric("stablerep_endpoint_info", "gauge", "Always 1; which model is served.", ("model_id",)),
 )
 

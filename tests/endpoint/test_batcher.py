@@ -54,8 +54,8 @@ def test_what_queues_while_the_model_is_busy_becomes_batches_in_order(make: Make
     others = [batcher.submit(numbers) for numbers in ([1], [2, 3], [4, 5], [6, 7, 8, 9], [10])]
     model.gate.set()
     assert [future.result(10) for future in (first, *others)] == [[0], [2], [4, 6], [8, 10], [12, 14, 16, 18], [20]]
-    assert model.batches == [[0], [1, 2, 3], [4, 5], [6, 7, 8, 9], [10]]
-    assert sizes == [1, 3, 2, 4, 1]
+    assert model.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+    assert sizes == [1, 4, 4, 2]
 
 
 def test_a_request_that_fails_fails_alone(make: Make, model: Doubling) -> None:

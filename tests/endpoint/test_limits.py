@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_encoder import picture
 
 from stablerep.endpoint.limits import FORMATS, Limits
-from stablerep.errors import BadImageError, TooLargeError
+from stablerep.errors import BadImageError, TooLargeError, UnsupportedFormatError
 
 
 def declared_png(width: int, height: int) -> bytes:
@@ -49,17 +49,20 @@ def test_bytes_are_counted() -> None:
         Limits(max_image_bytes=len(data) - 1).check_image(data)
 
 
-@pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>"])
+@pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"<html>"])
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(BadImageError, match="expected a JPEG, PNG, WebP or BMP image, found"):
         Limits().check_image(data)
 
 
-@pytest.mark.parametrize("image_format", ["GIF", "TIFF", "PPM", "ICO"])
-def test_other_formats_that_pillow_knows_are_refused(image_format: str) -> None:
+@pytest.mark.parametrize(
+    ("image_format", "name"),
+    [("GIF", "GIF"), ("TIFF", "TIFF"), ("PPM", "netpbm"), ("ICO", "icon"), ("JPEG2000", "JPEG 2000"), ("AVIF", "HEIC or AVIF")],
+)
+def test_other_formats_that_pillow_knows_are_refused_by_name(image_format: str, name: str) -> None:
     content = io.BytesIO()
     Image.new("RGB", (16, 16)).save(content, image_format)
-    with pytest.raises(BadImageError, match="expected a JPEG, PNG, WebP or BMP image"):
+    with pytest.raises(UnsupportedFormatError, match=f"expected a JPEG, PNG, WebP or BMP image, found {name}; convert it first"):
         Limits().check_image(content.getvalue())
 
 

@@ -145,7 +145,7 @@ def test_labels_need_a_text_tower(tmp_path: Path) -> None:
     write_encoder(tmp_path, seed=2, has_text=False)
     predictor = Predictor(tmp_path, Limits())
     predictor.warm_up()
-    with pytest.raises(RequestError, match="has no text tower; ask for embeddings without labels"):
+    with pytest.raises(RequestError, match="has no text tower; ask for embeddings of images without labels"):
         predictor.predict([picture(0)], Question(labels=("zero", "one")))
 
 

@@ -14,24 +14,24 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from encoder_server import Server, served, start, wait_ready
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, InferResponse, RESTConfig
 from kserve.protocol.infer_type import RequestedOutput
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from tiny_encoder import picture, write_encoder
 
-from stablerep.endpoint.client import Answer, EndpointClient
+from stablerep.endpoint.client import Answer
 from stablerep.endpoint.limits import Limits
-from stablerep.endpoint.predictor import Predictor
-from stablerep.endpoint.process import free_port
+from stablerep.endpoint.predictor import Predictor, Question
 from stablerep.integrations.kserve_client import grpc_embeddings
+from stablerep.models import add_files
 
 MAX_REQUEST_BYTES = 3_000_000
 MAX_BATCH = 8
@@ -39,67 +39,19 @@ LABELS = ["zero", "one", "seven"]
 V1, V2 = "/v1/models/stablerep:predict", "/v2/models/stablerep/infer"
 
 
-@dataclass(frozen=True)
-class Server:
-    process: "subprocess.Popen[str]"
-    port: int
-    grpc_port: int
-    folder: Path
-    model_id: str
-    log: Path
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def client(self) -> EndpointClient:
-        return EndpointClient("127.0.0.1", self.port, "stablerep")
-
-    def post(self, path: str, body: dict[str, Any]) -> Answer:
-        with self.client() as client:
-            return client.request("POST", path, body)
-
-
-def start(folder: Path, model_id: str, log: Path) -> Server:
-    port, grpc_port = free_port(), free_port()
-    options = ["--folder", str(folder), "--port", str(port), "--grpc-port", str(grpc_port)]
-    limits = ["--max-request-bytes", str(MAX_REQUEST_BYTES), "--max-batch", str(MAX_BATCH), "--max-image-bytes", "1000000"]
-    command = [sys.executable, "-m", "stablerep.integrations.kserve_server", *options, *limits]
-    with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, text=True)
-    return Server(process, port, grpc_port, folder, model_id, log)
-
-
-def wait_ready(server: Server) -> list[int]:
-    """Statuses of the readiness route until it is 200."""
-    statuses: list[int] = []
-    deadline = time.monotonic() + 90
-    while 200 not in statuses:
-        assert server.process.poll() is None, server.log.read_text()
-        assert time.monotonic() < deadline, server.log.read_text()
-        try:
-            with server.client() as client:
-                statuses.append(client.request("GET", "/v2/models/stablerep/ready").status)
-        except Exception:
-            time.sleep(0.05)
-    return statuses
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("exported")
-    return folder, write_encoder(folder, seed=1)
+    model_id = write_encoder(folder, seed=1)
+    add_files(folder, {"lineage.json": '{"run": "r-1"}', "statistics.json": '{"embedding_norm": {"mean": 1.5, "std": 0.5}}'})
+    return folder, model_id
 
 
 @pytest.fixture(scope="module")
 def server(exported: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = start(*exported, tmp_path_factory.mktemp("log") / "server.log")
-    try:
-        wait_ready(started)
+    limits = ["--max-request-bytes", str(MAX_REQUEST_BYTES), "--max-batch", str(MAX_BATCH), "--max-image-bytes", "1000000"]
+    with served(*exported, tmp_path_factory.mktemp("log") / "server.log", *limits) as started:
         yield started
-    finally:
-        started.process.kill()
-        started.process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -229,9 +181,11 @@ BAD_V1 = [
     ({"instances": 5}, "instances: int"),
     ({"foo": 1}, "found keys ['foo']"),
     ({"instances": [GOOD], "parameters": {"labels": ["a", "a"]}}, "different labels"),
-    ({"instances": [GOOD], "parameters": {"labels": [f"{n}" for n in range(200)], "templates": ["{} x"] * 60}}, "found 200 x 60"),
-    ({"instances": [GOOD], "parameters": {"labels": [f"{n}" for n in range(1001)]}}, "labels: expected at most 1000 texts"),
-    ({"instances": [GOOD], "parameters": {"labels": ["a" * 301]}}, "of 300 characters"),
+    ({"instances": [GOOD], "parameters": {"neighbours": 3}}, "reference.safetensors is not beside"),
+    ({"instances": [GOOD], "parameters": {"neighbours": -1}}, "neighbours: expected a number from 0 to 100, found '-1'"),
+    ({"instances": [GOOD], "parameters": {"dtype": "int8"}}, "dtype: expected fp32 or fp16, found 'int8'"),
+    ({"instances": [GOOD], "parameters": {"space": []}}, "space: expected features or text"),
+    ({"instances": [GOOD], "parameters": {"encoding_format": "hex"}}, "encoding_format: expected float or base64"),
     ({"instances": [GOOD], "parameters": {"labels": "zero one", "templates": ["no place"]}}, "templates: expected"),
     ({"instances": [GOOD], "parameters": {"lables": ["a"]}}, "found lables"),
     ({"instances": [GOOD], "parameters": {"normalise": "perhaps"}}, "normalise: expected true or false"),
@@ -252,7 +206,15 @@ BAD_V2 = [
     (_v2([1, 3, 32, 32], "FP32", [0.0] * 3), "do not fill FP32"),
     (_v2([1], "FOO", [1]), "expected datatype BYTES, UINT8 or FP32, found FOO"),
     ({"inputs": []}, "exactly one input tensor"),
-    ({"foo": 1}, "inputs: Field required"),
+    ({"inputs": [1]}, "exactly one input tensor"),
+    ({"inputs": {}}, "exactly one input tensor"),
+    ({"foo": 1}, "found keys ['foo']"),
+    (_v2([1], "BYTES", [GOOD["b64"]]) | {"id": 5}, "id: expected a text, found int"),
+    (_v2([1], "BYTES", [GOOD["b64"]]) | {"parameters": {"a": []}}, "parameters: expected an object of texts"),
+    (_v2([1], "BYTES", [5]), "expected base64 of an image file, found int"),
+    (_v2([-1], "BYTES", []), "exactly one input tensor"),
+    (_v2([1], "BYTES", [GOOD["b64"]]) | {"parameters": {"encoding_format": "base64"}}, "V2 has binary outputs instead"),
+    (_v2([1], "BYTES", [GOOD["b64"]]) | {"parameters": {"dtype": "fp16"}}, "Sending FP16 data via JSON is not supported"),
     (_v2([1], "BYTES", [GOOD["b64"]]) | {"outputs": [{"name": "other"}]}, "Unexpected inference output 'other'"),
     (_v2([1], "BYTES", [GOOD["b64"]]) | {"parameters": {"labels": "[1"}}, "expected a JSON list"),
 ]
@@ -323,6 +285,43 @@ def test_grpc_answers_with_a_status_that_tells_whose_fault_it_is(server: Server,
     assert "expected" in caught.value.details() or "larger than max" in caught.value.details()
 
 
+def test_halves_urlsafe_base64_and_text_space_are_answered_on_every_protocol(server: Server, predictor: Predictor) -> None:
+    file = picture(0)
+    plain = predictor.predict([file]).embedding_NF[0]
+    beside_text = predictor.predict([file], Question(is_beside_text=True)).embedding_NF[0]
+    url_safe = {"b64": base64.urlsafe_b64encode(file).decode().rstrip("=")}
+    row = server.post(V1, {"instances": [url_safe], "parameters": {"encoding_format": "base64", "dtype": "fp16"}}).body["predictions"][0]
+    np.testing.assert_allclose(np.frombuffer(base64.b64decode(row), "<f2"), plain, atol=2e-3)
+    outputs = [RequestedOutput("embedding", {"binary_data": True})]
+    answer = rest_v2(server, InferRequest("stablerep", [files_tensor([file])], request_outputs=outputs, parameters={"dtype": "fp16"}))
+    assert answer.outputs[0].datatype == "FP16"
+    np.testing.assert_allclose(answer.outputs[0].as_numpy()[0], plain, atol=2e-3)
+    answer = grpc_v2(server, InferRequest("stablerep", [files_tensor([file])], parameters={"dtype": "fp16", "space": "text"}))
+    np.testing.assert_allclose(answer.outputs[0].as_numpy()[0], beside_text, atol=2e-3)
+    assert np.linalg.norm(beside_text) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "TIFF", "ICO"])
+def test_an_image_of_another_format_is_415_and_named(server: Server, image_format: str) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(content, image_format)
+    answer = server.post(V1, {"instances": [GOOD, {"b64": b64(content.getvalue())}]})
+    assert (answer.status, "image 1 of 2: expected a JPEG, PNG, WebP or BMP image, found" in answer.body["error"]) == (415, True)
+    with pytest.raises(grpc.RpcError) as caught:
+        grpc_v2(server, InferRequest("stablerep", [files_tensor([content.getvalue()])]))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/models/stablerep/versions/3/infer", "/v2/models/stablerep/versions/3", "/v1/models/stablerep:explain", "/v2/models/other"]
+)
+def test_what_kserve_offers_and_an_encoder_has_not_is_404(server: Server, path: str) -> None:
+    with server.client() as client:
+        method = "POST" if path.endswith(("infer", "explain")) else "GET"
+        body = _v2([1], "BYTES", [GOOD["b64"]]) | {"instances": [GOOD]}
+        assert client.request(method, path, body if method == "POST" else None).status == 404
+
+
 def test_an_unknown_model_is_404_and_not_found(server: Server) -> None:
     assert server.post("/v1/models/other:predict", {"instances": [GOOD]}).status == 404
     with pytest.raises(grpc.RpcError) as caught:
@@ -338,6 +337,20 @@ def test_an_image_that_declares_too_many_pixels_is_refused_fast(server: Server) 
     assert answer.status == 413
     assert "pixels" in answer.body["error"]
     assert time.perf_counter() - started_at < 2.0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"labels": [f"{n}" for n in range(200)], "templates": ["{} x"] * 60}, "found 200 x 60"),
+        ({"labels": [f"{n}" for n in range(1001)]}, "labels: expected at most 1000 texts"),
+        ({"labels": ["a" * 301]}, "of 300 characters"),
+        ({"neighbours": 101}, "neighbours: expected at most 100, found 101"),
+    ],
+)
+def test_too_much_to_ask_is_413(server: Server, parameters: dict[str, Any], expected: str) -> None:
+    answer = server.post(V1, {"instances": [GOOD], "parameters": parameters})
+    assert (answer.status, expected in answer.body["error"]) == (413, True), answer
 
 
 def test_too_many_images_and_too_many_bytes_are_413(server: Server) -> None:
@@ -369,6 +382,11 @@ def test_metadata_names_the_model_and_its_tensors(server: Server) -> None:
         {"name": "embedding", "datatype": "FP32", "shape": [-1, 48]},
         {"name": "scores", "datatype": "FP32", "shape": [-1, -1]},
     ]
+    facts = metadata["parameters"]
+    assert (facts["model_id"], facts["embedding_dim"], facts["text_dim"], facts["lineage"]) == (server.model_id, 48, 16, {"run": "r-1"})
+    assert facts["input"] == {
+        "size_px": 32, "resize_px": 32, "crop_px": 32, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3,
+    }  # fmt: skip
 
 
 def test_nobody_unloads_the_model_over_the_network(server: Server) -> None:
@@ -421,7 +439,10 @@ def test_metrics_count_what_was_asked(server: Server) -> None:
     assert [grown(requests, protocol="v2", code=code) for code in ("200", "400")] == [1, 0]
     assert [grown(requests, protocol="grpc", code=code) for code in ("OK", "INVALID_ARGUMENT")] == [1, 1]
     assert grown("stablerep_endpoint_request_seconds_count", protocol="v1") == 3
-    assert grown("stablerep_endpoint_batch_images_sum") == 4
+    assert grown("stablerep_endpoint_batch_images_sum") == grown("stablerep_endpoint_images_total") == 4
+    assert grown("stablerep_endpoint_queue_seconds_count") == 3
+    norm = after["stablerep_endpoint_embedding_norm", ()]
+    assert after["stablerep_endpoint_embedding_norm_drift_sigmas", ()] == pytest.approx((norm - 1.5) / 0.5, abs=1e-6)
     assert grown("stablerep_endpoint_decode_errors_total", reason="BadImageError") == 2
     assert after["stablerep_endpoint_in_flight", ()] == 0
     assert after["stablerep_endpoint_info", (("model_id", server.model_id),)] == 1
