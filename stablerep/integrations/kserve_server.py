@@ -64,6 +64,10 @@ def serve(options: argparse.Namespace, limits: Limits, access: Access) -> None:
     address = f"http://{options.host}:{rest_socket.getsockname()[1]}"
     log.info("%s: %s, gRPC port %s; loading %s", options.name, address, options.grpc_port or "any", options.folder)
 
+    if not options.compile:
+        from stablerep.models.light_timm import import_timm_without_compiler
+
+        import_timm_without_compiler()
     from stablerep.endpoint.meter import Meter  # torch, kserve and prometheus_client take seconds: the ports are ours by now
     from stablerep.integrations.kserve_gate import Gate
     from stablerep.integrations.kserve_model import EncoderModel

@@ -121,7 +121,7 @@ def load_encoder(folder: Path, device: torch.device | str = "cpu") -> Encoder:
         spec = decode(ModelSpec, description.get("spec"), where=f"{folder / CONFIG}: spec")
         preprocessor = decode(Preprocessor, _json_object(folder, data, PREPROCESSOR), where=str(folder / PREPROCESSOR))
         with torch.random.fork_rng(devices=[]):
-            trunk = build_trunk(**asdict(spec.trunk))
+            trunk = build_trunk(**asdict(spec.trunk), is_filled_later=True)
             text_parts = build_text_parts(spec, num_features(trunk), nn.BatchNorm1d)
     except (ValueError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{folder}: the configuration does not describe an encoder: {error}") from error

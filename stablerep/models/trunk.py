@@ -26,6 +26,7 @@ def build_trunk(
     mlp_ratio: float = 0.0,
     seed: int | None = None,
     is_checkpointed: bool = False,
+    is_filled_later: bool = False,
 ) -> nn.Module:
     """A timm vision transformer without classifier; zeros mean: as the architecture says.
 
@@ -39,6 +40,7 @@ def build_trunk(
         mlp_ratio: hidden features of a block's MLP over its width.
         seed: makes the initial weights a function of the arguments, whatever was drawn before, and leaves the global generator alone.
         is_checkpointed: recompute activations in backward (less memory, a third more time).
+        is_filled_later: spare the time that timm's own initial weights take; every weight must be loaded before use.
 
     Returns:
         A module with `.num_features`; `trunk(images_B3HW)` is [B, F].
@@ -56,7 +58,8 @@ def build_trunk(
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        trunk = _create(architecture, {"img_size": size_px} | {name: value for name, value in overrides.items() if value})
+        numbers = {"img_size": size_px} | {name: value for name, value in overrides.items() if value}
+        trunk = _create(architecture, numbers, {"weight_init": "skip"} if is_filled_later else {})
     _check_shape(trunk, architecture, size_px)
     if is_checkpointed:
         trunk.set_grad_checkpointing(True)
@@ -76,7 +79,7 @@ def compile_trunk(trunk: nn.Module, backend: str | Callable[..., Any] = "inducto
     trunk.compile(backend=backend)
 
 
-def _create(architecture: str, arguments: dict[str, Any]) -> Any:
+def _create(architecture: str, arguments: dict[str, Any], options: dict[str, Any]) -> Any:
     import timm  # 4 s: paid by those who build a trunk
 
     if not timm.is_model(architecture):
@@ -84,7 +87,7 @@ def _create(architecture: str, arguments: dict[str, Any]) -> Any:
         hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models('vit_*')"
         raise ConfigError(f"trunk.architecture: timm {timm.__version__} has no {architecture!r}; {hint}")
     try:
-        return timm.create_model(architecture, pretrained=False, num_classes=0, global_pool="token", **arguments)
+        return timm.create_model(architecture, pretrained=False, num_classes=0, global_pool="token", **arguments, **options)
     except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"trunk: {architecture} cannot be built with {arguments}: {error or type(error).__name__}") from error
 
