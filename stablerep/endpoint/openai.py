@@ -101,7 +101,7 @@ def answer_openai(rows: Sequence[dict[str, Any]], name: str, model_id: str, num_
 def _content(entry: Any, where: str) -> tuple[str, bool]:
     if isinstance(entry, str):
         return entry, entry[:5].lower() == "data:"
-    fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
+    fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else dict[str, Any]()
     if len(fields) == 1:
         ((key, content),) = fields.items()
         if key in ("image", "text") and isinstance(content, str):

@@ -45,7 +45,7 @@ def _classes(base: type[Exception]) -> Iterator[str]:
 
 
 _STAGES = "preflight prepare generator generate commit pretrain export probe gate deploy verify hold finish"
-_HTTP = ("200", "400", "404", "405", "408", "411", "413", "415", "422", "429", "499", "500", "501", "503", "504")
+_HTTP = ("200", "400", "401", "404", "405", "408", "411", "413", "415", "422", "429", "499", "500", "501", "503", "504")
 _GRPC = (
     "OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED RESOURCE_EXHAUSTED "
     "FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED"
@@ -65,9 +65,9 @@ LABELS: dict[str, tuple[str, ...]] = {
     "source": ("encoder", "random_init", "raw_pixels"),
     "probe": ("linear", "linear_bn", "knn"),
     "labels": ("1", "2", "5", "10", "20", "50", "100", "all"),
-    "protocol": ("v1", "v2", "grpc"),
+    "protocol": ("v1", "v2", "openai", "grpc"),
     "code": (*_HTTP, *_GRPC.split()),
-    "reason": ("BadImageError", "TooLargeError", "NotReadyError", "RequestError"),
+    "reason": ("BadImageError", "TooLargeError", "UnsupportedFormatError", "NotReadyError", "RequestError"),
 }
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
