@@ -7,6 +7,7 @@ code and one sentence; anything else is a bug and shows its traceback.
 import argparse
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,17 @@ _HELP = {
     "hold": "say why an encoder was not promoted",
     "finish": "write the report of the run",
 }
+
+
+class _Help(argparse.HelpFormatter):
+    """Names beside their texts, in lines of the terminal's width; lines that were broken by hand stay so."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=min(shutil.get_terminal_size((110, 24)).columns, 120) - 2)
+        self._action_max_length = len("    preflight")  # argparse forgets how far verbs are indented
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +80,7 @@ def _run(options: argparse.Namespace) -> int:
     elif options.command == "embed":
         from stablerep.stages.embed import Task, embed
 
-        print(embed(Task(token=os.environ.get("STABLEREP_TOKEN", ""), **_embed_arguments(options))))
+        print(embed(Task(token=os.environ.get("STABLEREP_ENDPOINT_TOKEN", ""), **_embed_arguments(options))))
     elif options.command == "convert":
         from stablerep.stages.convert import convert
 
@@ -100,6 +112,7 @@ def _embed_arguments(options: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stablerep",
+        formatter_class=_Help,
         description="Captions in, a served vision encoder out. Each verb is one stage of the pipeline and continues from what the "
         "earlier stages left in the store; `make run` runs them all.",
     )
@@ -117,15 +130,17 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "show", "print a recipe with its overrides as JSON")
     _add_embed(commands)
     _add_convert(commands)
-    commands.add_parser("recipes", help="list the recipes")
+    commands.add_parser("recipes", formatter_class=_Help, help="list the recipes", description="List the recipes.")
     text = "check that this container, or this machine, holds what its role needs"
-    doctor = commands.add_parser("doctor", help=text, description=f"{text.capitalize()}.")
+    doctor = commands.add_parser("doctor", formatter_class=_Help, help=text, description=f"{text.capitalize()}.")
     doctor.add_argument("--role", default="", help="an image of images/, or all (default: STABLEREP_ROLE, which each image sets, else all)")
     return parser
 
 
 def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, formatter_class=_Help, help=text, description=text[0].upper() + text[1:] + "."
+    )
     command.add_argument("--recipe", default="quickstart", help="name of a recipe, see `stablerep recipes` (default: quickstart)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. --set pretrain.num_steps=600")
     return command
@@ -141,22 +156,26 @@ def _add_preflight(command: argparse.ArgumentParser) -> None:
 def _add_embed(commands: Any) -> None:
     command = commands.add_parser(
         "embed",
+        formatter_class=_Help,
         help="embed images (or texts) by a served encoder, into a Parquet or npy file",
         description="Embed images by a served encoder, into a file. Killed or stopped, the same command continues; what is in the file is "
         "not asked again. A refused image costs no other: the file says why, and the exit code is 3. Where the server asks for a token, "
-        "STABLEREP_TOKEN has it.",
-        epilog="stablerep embed http://localhost:8080 photos/ --to photos.parquet;  find . -name '*.jpg' | stablerep embed URL -",
+        "STABLEREP_ENDPOINT_TOKEN has it.",
+        epilog="for instance:\n  stablerep embed http://localhost:8080 photos/ --to photos.parquet\n"
+        "  find . -name '*.jpg' | stablerep embed http://localhost:8080 - --to photos.npy --normalise",
     )
     command.add_argument("url", metavar="URL", help="of the server, http://localhost:8080 or with the path of a model")
     command.add_argument("sources", nargs="+", metavar="SOURCE", help="an image, a folder of images, or - for paths on standard input")
-    command.add_argument("--to", type=Path, default=Path("embeddings.parquet"), metavar="FILE", help=".parquet (default) or .npy")
+    command.add_argument(
+        "--to", type=Path, default=Path("embeddings.parquet"), metavar="FILE", help=".parquet or .npy (default: embeddings.parquet)"
+    )
     command.add_argument(
         "--text", dest="is_text", action="store_true", help="sources are files with a text a line, or - for standard input"
     )
     command.add_argument("--normalise", dest="is_normalised", action="store_true", help="to unit length (texts always are)")
     command.add_argument("--model", dest="name", default="", help="name of the model (default: the only one of the server)")
-    command.add_argument("--batch", dest="batch_size", type=int, default=16, help="images a request (default: 16)")
-    command.add_argument("--concurrency", type=int, default=4, help="requests at a time (default: 4)")
+    command.add_argument("--batch", dest="batch_size", type=int, default=16, metavar="N", help="images a request (default: 16)")
+    command.add_argument("--concurrency", type=int, default=4, metavar="N", help="requests at a time (default: 4)")
     seconds = "how long a busy server, or one that does not answer, is asked again (default: 120)"
     command.add_argument("--patience", dest="patience_seconds", type=float, default=120.0, metavar="SECONDS", help=seconds)
 
@@ -164,7 +183,10 @@ def _add_embed(commands: Any) -> None:
 def _add_convert(commands: Any) -> None:
     text = "write an exported encoder as an ONNX file, or as a folder that timm loads"
     command = commands.add_parser(
-        "convert", help=text, description=f"{text[0].upper()}{text[1:]}. What is written was compared with the encoder."
+        "convert",
+        formatter_class=_Help,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}. What is written was compared with the encoder.",
     )
     command.add_argument("model", metavar="MODEL", help="path or URI of an exported encoder: build/run/store/models/model-...")
     command.add_argument("--format", choices=("onnx", "timm"), required=True, help="encoder.onnx, or config.json and model.safetensors")

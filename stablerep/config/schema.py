@@ -191,6 +191,7 @@ class DeployConfig:
     min_replicas: int = 1
     max_replicas: int = 1
     gpus: int = 0
+    runtime_engine: Literal["torch", "torch_compile", "onnx"] = "torch"  # what runs the trunk; onnx: on CPUs, from a file that export adds
     gateway: str = ""  # namespace/name of the Gateway whose HTTPRoute splits traffic, for standard_canary
     canary_percents: tuple[int, ...] = (5, 25, 50)
     step_seconds: float = 120.0  # how long every step is watched
@@ -209,6 +210,10 @@ class DeployConfig:
     def __post_init__(self) -> None:
         """Check ranges and refuse combinations that KServe cannot serve."""
         is_knative = self.backend == "knative_canary"
+        check(
+            self.runtime_engine != "onnx" or self.gpus == 0,
+            f"deploy.runtime_engine=onnx: expected deploy.gpus=0, found {self.gpus}; ONNX Runtime is used on CPUs, torch on GPUs",
+        )
         check(
             self.autoscaler == "none" or is_knative == (self.autoscaler == "knative"),
             f"deploy.autoscaler={self.autoscaler}: expected knative with knative_canary, hpa or keda with standard_canary "

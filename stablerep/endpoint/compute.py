@@ -35,6 +35,7 @@ class Compute:
         is_compiled: whether torch.compile is used.
         uses_graphs: whether CUDA graphs are recorded.
         num_workers: threads that run the model; 0: one for each core, one for a GPU.
+        is_onnx: whether ONNX Runtime runs the trunk, from the encoder.onnx of the folder; on a CPU.
     """
 
     device: str = "auto"
@@ -42,6 +43,7 @@ class Compute:
     is_compiled: bool = False
     uses_graphs: bool = False
     num_workers: int = 0
+    is_onnx: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
@@ -51,11 +53,13 @@ class Compute:
             raise ConfigError(f"model workers: expected 0 (one a core) or more, found {self.num_workers}")
         if self.uses_graphs and not self.is_on_gpu:
             raise ConfigError("CUDA graphs: expected a GPU, found none; leave --cuda-graphs out")
+        if self.is_onnx and (self.is_on_gpu or self.is_compiled or self.precision != "fp32"):
+            raise ConfigError("ONNX Runtime: expected a CPU and fp32 without torch.compile; leave --onnx, or the other options, out")
 
     @property
     def chosen_device(self) -> str:
         """The device that is used."""
-        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        return ("cuda" if torch.cuda.is_available() and not self.is_onnx else "cpu") if self.device == "auto" else self.device
 
     @property
     def is_on_gpu(self) -> bool:

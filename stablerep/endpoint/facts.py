@@ -23,8 +23,14 @@ class Facts(NamedTuple):
     norm: NormStatistics | None
 
 
-def facts_of(folder: Path, encoder: Encoder) -> Facts:
-    """Read what stands beside the weights; files that are not there are left out."""
+def facts_of(folder: Path, encoder: Encoder, num_references: int = 0) -> Facts:
+    """Read what stands beside the weights; files that are not there are left out.
+
+    Args:
+        folder: of the encoder.
+        encoder: loaded from there.
+        num_references: that neighbours are found among.
+    """
     preprocessor, spec = encoder.preprocessor, encoder.spec
     statistics = _json(folder / STATISTICS_FILE).get("embedding_norm")
     metadata: dict[str, Any] = {
@@ -41,6 +47,7 @@ def facts_of(folder: Path, encoder: Encoder) -> Facts:
             "std": list(preprocessor.std),
         },
         "embedding_norm": statistics,
+        "num_references": num_references,
         "lineage": _json(folder / LINEAGE_FILE),
     }
     return Facts(metadata, _norm(statistics))

@@ -24,6 +24,9 @@ from stablerep.records import Record
 from stablerep.store import Store
 
 SERVER_MODULE = "stablerep.integrations.kserve_server"
+ENGINE_OPTIONS: dict[str, tuple[str, ...]] = {"torch": (), "torch_compile": ("--compile",), "onnx": ("--onnx",)}
+"""`deploy.runtime_engine` -> what the server is told."""
+
 _POLL_SECONDS = 0.1
 _TAIL_LINES = 20
 
@@ -53,6 +56,7 @@ class EndpointState(Record):
     process: ProcessRef
     log_path: str
     deployed_process_id: int = 0
+    runtime_engine: str = "torch"
 
     @property
     def url(self) -> str:
@@ -88,6 +92,7 @@ class Placement:
     limits: Limits
     host: str = "127.0.0.1"
     ready_timeout_seconds: float = 90.0
+    runtime_engine: str = "torch"
 
 
 def read_state(store: Store, name: str) -> EndpointState | None:
@@ -129,7 +134,7 @@ def serve(store: Store, placement: Placement, wanted: Served) -> EndpointState:
     if running is None:
         stop(store, placement.name)  # a process of ours that hangs
         return _start(store, placement, wanted, previous)
-    check_loads(wanted.folder_uri, placement.ready_timeout_seconds)
+    check_loads(wanted.folder_uri, placement.ready_timeout_seconds, placement.runtime_engine)
     stop_process(running.process)
     try:
         return _start(store, _at_same_ports(placement, running), wanted, previous)
@@ -198,13 +203,13 @@ def serve_foreground(store: Store, placement: Placement, wanted: Served) -> NoRe
     os.execv(sys.executable, [sys.executable, *server_arguments(placement, wanted.folder_uri)])
 
 
-def check_loads(folder_uri: str, timeout_seconds: float) -> None:
+def check_loads(folder_uri: str, timeout_seconds: float, runtime_engine: str = "torch") -> None:
     """Load and warm up a model in a process without a port.
 
     Raises:
         LaunchError: it does not load.
     """
-    command = [sys.executable, "-m", SERVER_MODULE, "--folder", folder_uri, "--check"]
+    command = [sys.executable, "-m", SERVER_MODULE, "--folder", folder_uri, "--check", *ENGINE_OPTIONS[runtime_engine]]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_seconds, check=False)
     except subprocess.TimeoutExpired as error:
@@ -226,7 +231,7 @@ def server_arguments(placement: Placement, folder_uri: str) -> list[str]:
         "max-image-pixels": limits.max_image_pixels,
         "max-batch": limits.max_batch,
     }
-    return ["-m", SERVER_MODULE, *(f"--{name}={value}" for name, value in options.items())]
+    return ["-m", SERVER_MODULE, *(f"--{name}={value}" for name, value in options.items()), *ENGINE_OPTIONS[placement.runtime_engine]]
 
 
 def _fall_back(state: EndpointState | None, wanted: Served) -> Served | None:
@@ -253,6 +258,7 @@ def _start(store: Store, placement: Placement, served: Served, previous: Served 
         grpc_port=grpc_port,
         process=process,
         log_path=str(log_path),
+        runtime_engine=placement.runtime_engine,
     )
     store.write(_key(placement.name), state.to_json())
     try:
@@ -302,7 +308,8 @@ def _check_ports(placement: Placement) -> None:
 
 def _is_placed(state: EndpointState, placement: Placement) -> bool:
     wanted = (placement.port or state.port, placement.grpc_port or state.grpc_port)
-    return (state.port, state.grpc_port) == wanted and state.host == placement.host
+    is_there = (state.port, state.grpc_port) == wanted and state.host == placement.host
+    return is_there and state.runtime_engine == placement.runtime_engine
 
 
 def _at_same_ports(placement: Placement, state: EndpointState) -> Placement:
@@ -311,8 +318,8 @@ def _at_same_ports(placement: Placement, state: EndpointState) -> Placement:
 
 
 def _in_place_of(state: EndpointState, placement: Placement) -> Placement:
-    """`placement` where `state` was."""
-    return replace(placement, host=state.host, port=state.port, grpc_port=state.grpc_port)
+    """`placement` where and how `state` was."""
+    return replace(placement, host=state.host, port=state.port, grpc_port=state.grpc_port, runtime_engine=state.runtime_engine)
 
 
 def _key(name: str) -> str:

@@ -29,6 +29,7 @@ from stablerep.endpoint.preprocess import file_of_pixels, preprocess_image
 from stablerep.endpoint.reference import REFERENCE_FILE, Neighbours, load_references
 from stablerep.errors import BadImageError, CannotAnswerError, DivergenceError, RequestError
 from stablerep.models import load_encoder
+from stablerep.models.onnx_trunk import load_onnx_trunk
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _NUM_LABEL_SETS_KEPT = 32
@@ -101,14 +102,15 @@ class Predictor:
     def __init__(self, folder: Path, limits: Limits, compute: Compute | None = None) -> None:
         self.compute = compute or Compute()
         self._encoder = load_encoder(folder, self.compute.chosen_device)
-        self._embed = accelerated(self._encoder.embed, self.compute, self._encoder.size_px)
+        embed = load_onnx_trunk(folder, self._encoder) if self.compute.is_onnx else self._encoder.embed
+        self._embed = accelerated(embed, self.compute, self._encoder.size_px)
         self._limits = limits
         self._preprocessor = self._encoder.preprocessor
         self._tokenizer = CaptionTokenizer.from_json((folder / "tokenizer.json").read_text(encoding="utf-8")) if self.has_text else None
         self._references = load_references(folder, self.model_id, self.embedding_dim)
         self._text_lock = threading.Lock()
         self._text_DK = functools.lru_cache(_NUM_LABEL_SETS_KEPT)(self._embed_labels)
-        self.facts = facts_of(folder, self._encoder)
+        self.facts = facts_of(folder, self._encoder, len(self._references) if self._references else 0)
 
     @property
     def model_id(self) -> str:

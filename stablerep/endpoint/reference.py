@@ -33,6 +33,10 @@ class Neighbours(NamedTuple):
 class ReferenceSet(Protocol):
     """Something that knows embeddings and finds the nearest."""
 
+    def __len__(self) -> int:
+        """How many it knows."""
+        ...
+
     def search(self, embedding_BD: Array, k: int) -> Neighbours:
         """The k nearest references of each embedding (fewer where there are fewer)."""
         ...
@@ -49,6 +53,10 @@ class ExactReferences:
     def __init__(self, ids: Sequence[str], embedding_RF: Array) -> None:
         self._ids = list(ids)
         self._unit_RF = _unit(np.asarray(embedding_RF, np.float32))
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._ids)
 
     def search(self, embedding_BD: Array, k: int) -> Neighbours:
         """The k nearest by cosine; of equals the one that stands first."""

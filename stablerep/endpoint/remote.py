@@ -151,7 +151,7 @@ class RemoteEncoder:
             RefusedError: the encoder has no text tower, or as `embed`.
             LaunchError: as `embed`.
         """
-        answer = self._ask_json("/v1/embeddings", {"model": self.name, "input": list(texts)})
+        answer = self._ask_json("/v1/embeddings", {"model": self.name, "input": [{"text": text} for text in texts]})
         return self._parsed(answer, lambda: _embeddings_of_texts(answer.body))
 
     def _only_name(self) -> str:
@@ -231,7 +231,7 @@ def _embeddings_v2(answer: RawAnswer) -> tuple[Array, str]:
 
 def _embeddings_of_texts(body: dict[str, Any]) -> tuple[Array, str]:
     rows = sorted(cast("list[dict[str, Any]]", body["data"]), key=lambda row: row["index"])
-    return np.array([row["embedding"] for row in rows], np.float32), str(body.get("model_id") or body.get("model") or "")
+    return np.array([row["embedding"] for row in rows], np.float32), str(body["model_id"])
 
 
 def _pause_seconds(num_tries: int) -> float:

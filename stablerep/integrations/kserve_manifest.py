@@ -18,6 +18,7 @@ from kubernetes import client
 
 from stablerep.cluster import Document
 from stablerep.cluster.restricted import USER_ID
+from stablerep.endpoint.local import ENGINE_OPTIONS
 from stablerep.endpoint.release import LABELS, NO_SIDECAR, Release, annotations_for
 from stablerep.errors import ConfigError
 from stablerep.identity import digest
@@ -49,6 +50,7 @@ class EncoderService:
     max_image_bytes: int = 8_388_608
     max_image_pixels: int = 25_000_000
     max_batch: int = 64
+    runtime_engine: Literal["torch", "torch_compile", "onnx"] = "torch"
 
     def __post_init__(self) -> None:
         """Refuse what KServe would refuse, or accept and not do."""
@@ -169,7 +171,11 @@ _SECCOMP = client.V1SeccompProfile(type="RuntimeDefault")
 
 def _arguments(service: EncoderService) -> list[str]:
     limits = ("max_image_bytes", "max_image_pixels", "max_batch")
-    return [f"--name={service.endpoint}", *(f"--{limit.replace('_', '-')}={getattr(service, limit)}" for limit in limits)]
+    return [
+        f"--name={service.endpoint}",
+        *(f"--{limit.replace('_', '-')}={getattr(service, limit)}" for limit in limits),
+        *ENGINE_OPTIONS[service.runtime_engine],
+    ]
 
 
 def _resources(service: EncoderService) -> Any:

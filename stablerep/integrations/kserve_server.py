@@ -87,7 +87,7 @@ def serve(options: argparse.Namespace, limits: Limits, access: Access) -> None:
 def _compute(options: argparse.Namespace) -> "Compute":
     from stablerep.endpoint.compute import Compute
 
-    return Compute(options.device, options.precision, options.compile, options.cuda_graphs, options.model_workers)
+    return Compute(options.device, options.precision, options.compile, options.cuda_graphs, options.model_workers, options.onnx)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the model's arithmetic (default: fp32)")
     parser.add_argument("--compile", action="store_true", help="use torch.compile; takes minutes before ready, and a C compiler")
+    parser.add_argument("--onnx", action="store_true", help="run the trunk by ONNX Runtime, on a CPU, from the folder's encoder.onnx")
     parser.add_argument("--cuda-graphs", action="store_true", help="record batches on the GPU and replay them")
     parser.add_argument("--model-workers", type=int, default=0, help="threads that run the model (default: 0, one a core, one for a GPU)")
     for field in dataclasses.fields(Limits):

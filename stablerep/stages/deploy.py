@@ -51,4 +51,11 @@ def placement(stage: Stage) -> Placement:
     """Where and how the recipe wants the endpoint."""
     config = stage.recipe.deploy
     limits = Limits(max_image_bytes=config.max_image_bytes, max_image_pixels=config.max_image_pixels, max_batch=config.max_batch)
-    return Placement(config.name, config.port, config.grpc_port, limits, ready_timeout_seconds=config.ready_timeout_seconds)
+    return Placement(
+        config.name,
+        config.port,
+        config.grpc_port,
+        limits,
+        ready_timeout_seconds=config.ready_timeout_seconds,
+        runtime_engine=config.runtime_engine,
+    )

@@ -55,6 +55,7 @@ def opened_strategy(stage: Stage, chosen: ModelRef) -> Generator[tuple[Strategy,
             max_image_bytes=config.max_image_bytes,
             max_image_pixels=config.max_image_pixels,
             max_batch=config.max_batch,
+            runtime_engine=config.runtime_engine,
         )
         endpoint = Endpoint(api, config.name, api.namespace, partial(inference_service, service), config.ready_timeout_seconds)
         strategies = {

@@ -5,6 +5,7 @@ connection of its own. A request that is refused is asked again image by image, 
 stands in the file. Imports no torch.
 """
 
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -132,7 +133,8 @@ class _Asker:
             if error.status in _ABOUT_THE_REQUEST:
                 raise
             if len(batch) == 1:
-                yield Row(keys[0], sha256_bytes(batch[0]), error=f"{error.status}: {error.reason.removeprefix('image 0 of 1: ')}")
+                reason = re.sub(r"^(image 0 of 1|input\[0\]): ", "", error.reason)
+                yield Row(keys[0], sha256_bytes(batch[0]), error=f"{error.status}: {reason}")
                 return
             for key, content in zip(keys, batch, strict=True):
                 yield from self._ask([key], [content])

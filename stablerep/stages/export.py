@@ -18,7 +18,7 @@ from stablerep.training.checkpoint import Checkpoints, step_prefix
 from stablerep.training.state import TOKENIZER_KEY, WEIGHTS_NAME
 
 _FORMAT = 1  # of what is written here; another number exports anew
-_SUMS = "SHA256SUMS"
+_SUMS, _ONNX = "SHA256SUMS", "encoder.onnx"
 
 
 def run(recipe: str, overrides: str, store: str, *, dataset: str, generator: str, checkpoint: str) -> ModelRef:
@@ -46,25 +46,29 @@ def run(recipe: str, overrides: str, store: str, *, dataset: str, generator: str
         origin = Origin(plan, maker, final, _captions_sha256(stage.store, data))
         runs = stage.store.at(plan.prefix)
         done_key = f"exports/{digest([_FORMAT, origin])[:16]}.json"
-        done = _find_done(stage.store, runs, done_key)
+        has_onnx = stage.recipe.deploy.runtime_engine == "onnx"
+        done = _find_done(stage.store, runs, done_key, has_onnx)
         if done is None:
-            done = _export(stage.store, runs, origin)
+            done = _export(stage.store, runs, origin, has_onnx)
             runs.write(done_key, done.to_json())
         stage.reporter.report("stablerep_run_info", 1, stage="export", id=done.model_id)
         return done
 
 
-def _find_done(store: Store, runs: Store, key: str) -> ModelRef | None:
+def _find_done(store: Store, runs: Store, key: str, has_onnx: bool) -> ModelRef | None:
     try:
         done = ModelRef.from_json(runs.read_text(key)) if runs.exists(key) else None
     except StoreError:
         raise
     except DataError:
         return None
-    return done if done and store.exists(f"models/{done.model_id}/{_SUMS}") else None
+    sums_key = f"models/{done.model_id}/{_SUMS}" if done else ""
+    if not done or not store.exists(sums_key):
+        return None
+    return done if not has_onnx or f"  {_ONNX}\n" in store.read_text(sums_key) else None
 
 
-def _export(store: Store, runs: Store, origin: Origin) -> ModelRef:
+def _export(store: Store, runs: Store, origin: Origin, has_onnx: bool) -> ModelRef:
     import json
 
     from safetensors.torch import load
@@ -94,6 +98,10 @@ def _export(store: Store, runs: Store, origin: Origin) -> ModelRef:
             has_text=saved.has_text,
         )
         add_files(folder, {"MODEL_CARD.md": model_card(origin, done), "lineage.json": lineage_json(origin, done)})
+        if has_onnx:
+            from stablerep.models.formats import add_onnx
+
+            add_onnx(folder)
         _publish(folder, store, f"models/{saved.model_id}")
     return done
 

@@ -17,7 +17,8 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     for name in ("folder", "name", "host", "port", "grpc-port", "max-image-bytes", "max-image-pixels", "max-batch"):
         parser.add_argument(f"--{name}")
-    parser.add_argument("--check", action="store_true")
+    for name in ("check", "compile", "onnx"):
+        parser.add_argument(f"--{name}", action="store_true")
     options = parser.parse_args()
     folder = Path(unquote(urlsplit(options.folder).path))
     if (folder / "broken").exists():
@@ -40,7 +41,7 @@ def main() -> int:
             self.end_headers()
             self.wfile.write(content)
 
-    sys.stderr.write(f"serving {model_id}\n")
+    sys.stderr.write(f"serving {model_id}{' by onnx' if options.onnx else ''}\n")
     ThreadingHTTPServer((options.host, int(options.port)), Handler).serve_forever()
     return 0
 

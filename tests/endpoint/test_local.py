@@ -46,6 +46,16 @@ def test_a_server_is_started_once_and_found_again(store: Store, placement: Place
     assert not local.stop(store, "stablerep")
 
 
+def test_another_engine_is_another_server(store: Store, placement: Placement, tmp_path: Path) -> None:
+    served = _folder(tmp_path, "model-a")
+    by_torch = local.serve(store, placement, served)
+    by_onnx = local.serve(store, replace(placement, runtime_engine="onnx"), served)
+    assert not is_running(by_torch.process)
+    assert by_onnx.runtime_engine == "onnx"
+    assert "serving model-a by onnx" in Path(by_onnx.log_path).read_text()
+    assert local.serve(store, replace(placement, runtime_engine="onnx"), served) == by_onnx
+
+
 def test_port_zero_takes_free_ports_and_keeps_them(store: Store, placement: Placement, tmp_path: Path) -> None:
     anywhere = replace(placement, port=0, grpc_port=0)
     state = local.serve(store, anywhere, _folder(tmp_path, "model-a"))

@@ -167,7 +167,7 @@ def test_only_web_addresses() -> None:
 
 def test_texts_come_in_their_order(server: PlayedServer) -> None:
     data = [{"index": 1, "embedding": [0.0, 1.0]}, {"index": 0, "embedding": [1.0, 0.0]}]
-    server.answers = [(200, {}, json.dumps({"data": data, "model": "model-a"}).encode())]
+    server.answers = [(200, {}, json.dumps({"data": data, "model": "stablerep", "model_id": "model-a"}).encode())]
     with server.encoder() as encoder:
         found, model_id = encoder.embed_texts(["a", "b"])
     assert (found.tolist(), model_id) == ([[1.0, 0.0], [0.0, 1.0]], "model-a")

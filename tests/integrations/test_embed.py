@@ -16,7 +16,7 @@ from served_encoder import ServedEncoder, served_encoder
 from tiny_encoder import picture
 
 from stablerep.endpoint.limits import Limits
-from stablerep.endpoint.predictor import Predictor
+from stablerep.endpoint.predictor import Predictor, Question
 from stablerep.endpoint.remote import RemoteEncoder
 
 NUM_IMAGES = 120
@@ -120,6 +120,33 @@ def test_bad_images_cost_no_other(served: ServedEncoder, tmp_path: Path) -> None
         ("missing.png", "cannot be read: No such file o"),
     ]
     assert np.linalg.norm(rows["b.png"]["embedding"]) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_texts_are_embedded_too(served: ServedEncoder, tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a handwritten zero\n\ndata:image/png;base64,no image\na handwritten zero\n")
+    done = embed(
+        served.url, str(tmp_path / "captions.txt"), "-", "--text", "--to", str(tmp_path / "out.parquet"), stdin="three\n" + "x" * 9_000
+    )
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row["text"][:20] for row in rows] == ["a handwritten zero", "data:image/png;base6", "three", "x" * 20]
+    assert (done.returncode, rows[3]["embedding"], rows[3]["error"][:30]) == (3, None, "413: expected a text of at mos")
+    expected = Predictor(served.folder, Limits()).embed_texts([row["text"] for row in rows[:3]], Question())[0]
+    np.testing.assert_allclose([row["embedding"] for row in rows[:3]], expected, atol=1e-5)
+
+
+def test_a_changed_image_is_asked_again_and_only_that(served: ServedEncoder, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+    assert embed(served.url, str(tmp_path), "--to", str(out), "--batch", "1").returncode == 0
+    first, before = pq.read_table(out).to_pylist(), num_predicted(served)
+    (tmp_path / "1.png").write_bytes(picture(7))
+    assert embed(served.url, str(tmp_path), "--to", str(out), "--batch", "1").returncode == 0
+    second = pq.read_table(out).to_pylist()
+    assert num_predicted(served) - before == 1
+    assert [old == new for old, new in zip(first, second, strict=True)] == [True, False, True]
+    with RemoteEncoder(served.url) as encoder:
+        np.testing.assert_allclose(second[1]["embedding"], encoder.embed([picture(7)])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,12 @@ def test_every_reviewed_document_is_compared() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == set(DOCUMENTS)
 
 
+@pytest.mark.parametrize(("engine", "option"), [("onnx", "--onnx"), ("torch_compile", "--compile")])
+def test_pods_are_told_which_engine_runs_the_trunk(engine: Any, option: str) -> None:
+    document = _build(replace(STANDARD, runtime_engine=engine), "stablerep")
+    assert document["spec"]["predictor"]["model"]["args"][-1] == option
+
+
 def test_the_digest_is_of_the_pods_and_of_nothing_else() -> None:
     release = STANDARD.release("model-2b", URI)
     assert release == STANDARD.release("model-2b", URI)

@@ -32,7 +32,8 @@ document.getElementById("drop").dispatchEvent(new DragEvent("drop", {dataTransfe
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedEncoder]:
-    with served_encoder(tmp_path_factory.mktemp("served"), Limits(max_image_bytes=100_000)) as found:
+    references = {f"reference <{seed}>": picture(seed) for seed in range(8)}
+    with served_encoder(tmp_path_factory.mktemp("served"), Limits(max_image_bytes=100_000), references) as found:
         yield found
 
 
@@ -84,8 +85,8 @@ class Page:
         self.wait("a problem", lambda: self.text("problem"))
         return self.text("problem")
 
-    def scores(self) -> dict[str, str]:
-        script = "return [...document.querySelectorAll('#scores li')].map((row) => [...row.children].map((part) => part.textContent))"
+    def scores(self, name: str = "scores") -> dict[str, str]:
+        script = f"return [...document.querySelectorAll('#{name} li')].map((row) => [...row.children].map((part) => part.textContent))"
         return {name: value for name, _, value in self._browser.execute_script(script)}
 
 
@@ -103,6 +104,8 @@ def test_a_dropped_image_shows_its_label_its_embedding_and_the_line_that_asks_th
     assert page.scores()[best] == f"{100 * scores[best]:.1f} %"
     assert re.fullmatch(r"48 numbers, length \d+\.\d\d: (-?\d\.\d{3}, ){6}…", page.text("numbers"))
     assert re.fullmatch(rf"\d+ ms there and back · {served.model_id}", page.text("latency"))
+    neighbours = list(page.scores("neighbours").items())
+    assert (len(neighbours), neighbours[0]) == (5, ("reference <3>", "1.000"))
     line = page.text("curl")
     done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     (row,) = json.loads(done.stdout)["predictions"]

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,10 +16,13 @@ from tiny_encoder import picture, write_encoder
 
 from stablerep.batches.decode import decode_image
 from stablerep.cli import main
+from stablerep.endpoint.compute import Compute
 from stablerep.endpoint.limits import Limits
+from stablerep.endpoint.predictor import Predictor, Question
 from stablerep.endpoint.preprocess import preprocess_image
-from stablerep.errors import CheckpointError
+from stablerep.errors import CheckpointError, ConfigError
 from stablerep.models import Encoder, add_files, formats, load_encoder
+from stablerep.models.digests import read_sums, write_sums
 from stablerep.models.onnx_trunk import OnnxTrunk
 
 
@@ -39,6 +43,16 @@ def onnx_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     to = tmp_path_factory.mktemp("onnx")
     assert main(["convert", str(folder), "--format", "onnx", "--to", str(to)]) == 0
     return to
+
+
+@pytest.fixture(scope="module")
+def served_folder(folder: Path, onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The encoder with its ONNX file, as export leaves it."""
+    made = tmp_path_factory.mktemp("served")
+    for path in (*folder.iterdir(), onnx_folder / "encoder.onnx"):
+        (made / path.name).write_bytes(path.read_bytes())
+    write_sums(made, read_sums(folder) | read_sums_of_onnx(onnx_folder))
+    return made
 
 
 def prepared(encoder: Encoder, num_images: int) -> torch.Tensor:
@@ -95,6 +109,38 @@ def test_the_snippets_of_the_manual(folder: Path, onnx_folder: Path, tmp_path: P
     for snippet in snippets:
         exec(snippet.replace("digits-onnx", str(onnx_folder)).replace("digits-timm", str(tmp_path)), {})
     assert len(snippets) == 2
+
+
+def test_the_predictor_runs_the_trunk_by_onnx_runtime(served_folder: Path) -> None:
+    by_torch, by_onnx = (Predictor(served_folder, Limits(), Compute(is_onnx=is_onnx)) for is_onnx in (False, True))
+    files = [picture(seed, size=(50, 40)) for seed in range(5)]
+    question = Question(labels=("a", "b"))
+    expected, found = by_torch.predict(files, question), by_onnx.predict(files, question)
+    np.testing.assert_allclose(found.embedding_NF, expected.embedding_NF, atol=1e-5)
+    np.testing.assert_allclose(found.scores_NK, expected.scores_NK, atol=1e-4)
+    assert not np.array_equal(found.embedding_NF, expected.embedding_NF)  # another engine, other last digits
+    assert by_onnx.model_id == by_torch.model_id
+
+
+def test_an_onnx_file_of_another_encoder_does_not_load(folder: Path, served_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write_encoder(other, seed=2)
+    (other / "encoder.onnx").write_bytes((served_folder / "encoder.onnx").read_bytes())
+    with pytest.raises(CheckpointError, match=r"expected encoder\.onnx in SHA256SUMS, found none; export with deploy\.runtime_engine=onnx"):
+        Predictor(other, Limits(), Compute(is_onnx=True))
+    write_sums(other, read_sums(other) | read_sums_of_onnx(served_folder))
+    with pytest.raises(CheckpointError, match=r"encoder\.onnx: expected the embeddings of model-\w+ within 0\.0001, found"):
+        Predictor(other, Limits(), Compute(is_onnx=True))
+
+
+def read_sums_of_onnx(folder: Path) -> dict[str, str]:
+    return {"encoder.onnx": read_sums(folder)["encoder.onnx"]}
+
+
+@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"is_compiled": True}, {"device": "cuda"}])
+def test_onnx_runtime_is_for_cpus(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="ONNX Runtime: expected a CPU and fp32"):
+        Compute(is_onnx=True, **options)
 
 
 @pytest.mark.parametrize("write", [formats.write_onnx, formats.write_timm])

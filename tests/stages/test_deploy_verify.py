@@ -1,6 +1,5 @@
 """deploy and verify with the real server: one start, golden embeddings over both protocols, promotion, roll-back."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,9 @@ from stablerep.endpoint.process import is_running
 from stablerep.endpoint.process import stop as stop_process
 from stablerep.errors import DataError, GateError
 from stablerep.probes.data import identify
-from stablerep.probes.protocol import ProbeProtocol
 from stablerep.records import EndpointRef, Evaluation, GateDecision, ModelRef
 from stablerep.stages import deploy, verify
+from stablerep.stages.probe import protocol_of
 from stablerep.store import Store
 
 
@@ -42,7 +41,7 @@ def _decision(model: ModelRef, *, is_promoted: bool = True) -> str:
 
 def _suite(overrides: str) -> str:
     probe = load_recipe("smoke", overrides).probe
-    return ProbeProtocol(**{field.name: getattr(probe, field.name) for field in fields(ProbeProtocol)}).suite(identify(probe.dataset))
+    return protocol_of(probe).suite(identify(probe.dataset))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,9 +20,9 @@ from stablerep.endpoint.limits import Limits
 from stablerep.endpoint.local import Placement, Served
 from stablerep.errors import ConfigError, DataError, GateError
 from stablerep.probes.data import identify
-from stablerep.probes.protocol import ProbeProtocol
 from stablerep.records import EndpointRef, Evaluation, GateDecision, ModelRef, Verification
 from stablerep.stages import deploy, verify
+from stablerep.stages.probe import protocol_of
 from stablerep.store import Store
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ class Cluster:
     @property
     def suite(self) -> str:
         probe = load_recipe("smoke", self.overrides).probe
-        return ProbeProtocol(**{field.name: getattr(probe, field.name) for field in fields(ProbeProtocol)}).suite(identify(probe.dataset))
+        return protocol_of(probe).suite(identify(probe.dataset))
 
     def register(self) -> None:
         evaluation = Evaluation(self.model.model_id, self.suite, self.store.uri_of("evals/x"), 0.8, 0.7, 0.9, ())

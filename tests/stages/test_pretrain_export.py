@@ -22,6 +22,7 @@ from tiny_training import TINY, overrides_of
 
 from stablerep.errors import CheckpointError, DivergenceError, LaunchError, ShardError
 from stablerep.models import load_encoder
+from stablerep.models.onnx_trunk import load_onnx_trunk
 from stablerep.records import CheckpointRef, DatasetRef, ModelRef
 from stablerep.stages import export, pretrain
 from stablerep.stages.pretrain_run import plan_run
@@ -49,9 +50,9 @@ class Run:
     def runs(self) -> Store:
         return self.store.at(f"runs/{self.checkpoint.run_key}")
 
-    def export(self) -> ModelRef:
+    def export(self, more: str = "") -> ModelRef:
         records = {"dataset": self.dataset.to_json(), "generator": GENERATOR.to_json(), "checkpoint": self.checkpoint.to_json()}
-        return export.run("smoke", OVERRIDES, self.store.uri, **records)
+        return export.run("smoke", f"{OVERRIDES} {more}", self.store.uri, **records)
 
     def history(self) -> list[tuple[int, str, str, float | None]]:
         """Without what the clock decides."""
@@ -226,6 +227,19 @@ def test_a_half_written_export_is_written_again(undisturbed: Run) -> None:
     folder = undisturbed.store.local_path(f"models/{model.model_id}")
     assert folder is not None
     assert load_encoder(folder).model_id == model.model_id
+
+
+def test_an_encoder_that_onnx_runtime_serves_has_its_file_beside_it(undisturbed: Run) -> None:
+    model = undisturbed.export()
+    files = set(undisturbed.store.list(f"models/{model.model_id}"))
+    assert undisturbed.export("deploy.runtime_engine=onnx") == model
+    assert set(undisturbed.store.list(f"models/{model.model_id}")) - files == {f"models/{model.model_id}/encoder.onnx"}
+    folder = undisturbed.store.local_path(f"models/{model.model_id}")
+    assert folder is not None
+    assert load_onnx_trunk(folder, load_encoder(folder))(torch.zeros(3, 3, model.size_px, model.size_px)).shape == (3, model.embedding_dim)
+    written_at = (folder / "encoder.onnx").stat().st_mtime_ns
+    assert undisturbed.export("deploy.runtime_engine=onnx") == undisturbed.export() == model
+    assert (folder / "encoder.onnx").stat().st_mtime_ns == written_at
 
 
 def test_records_of_different_runs_are_refused(undisturbed: Run) -> None:
