@@ -198,9 +198,11 @@ def _opponents(results: Results) -> str:
     above = [METHODS[name].title.partition(",")[0] for name in CORE if (found := results.method(name)) and spread(found).mean > pixels]
     if above:
         return f"Above raw pixels with 5 labels: {', '.join(above)}."
+    has_longer = any(result["cell"]["part"] == "length" for result in results.cells)
     return (
-        "**Raw pixels beat every self-supervised encoder of this table**: these runs are short and small (longer ones below). What is\n"
-        "compared is which objective gets further with the same little budget, not whether the encoders are good."
+        "**Raw pixels beat every self-supervised encoder of this table**: these runs are short and small"
+        f"{' (longer ones below)' if has_longer else ''}. What is\ncompared is which objective gets further with the same little "
+        "budget, not whether the encoders are good."
     )
 
 
@@ -415,9 +417,15 @@ def _rates(results: Results) -> str:
 
 Accuracy with 5 labels a class on 600 held-out real *training* images (the probe learns from the other 2,400), first replicate, one
 training seed that is used nowhere else. The best rate of a method (bold) is the one it runs with everywhere. One run a rate:
-neighbours that differ by a point are not told apart.
+neighbours that differ by a point are not told apart.{_edges(chosen, rates)}
 
 {table(["method", *(f"lr {lr:g}" for lr in rates)], rows)}"""
+
+
+def _edges(chosen: Mapping[str, float], rates: Sequence[float]) -> str:
+    """Which methods took the first or the last rate that was tried."""
+    at_edge = [_short(method) for method in TUNED if method in chosen and chosen[method] in (rates[0], rates[-1])]
+    return f" {', '.join(at_edge)} took a rate at the edge of those tried: a wider search may lift them." if at_edge else ""
 
 
 def _protocol(study: Study) -> str:
@@ -438,10 +446,14 @@ def _protocol(study: Study) -> str:
 - **Judge.** The support vector machine of the agreement column is trained on real images and used nowhere else."""
 
 
-_LIMITS = """## Limits, and the paper's numbers
+_LIMITS = f"""## Limits, and the paper's numbers
 
 - Captions name the class, so an image group is a weak label, and generators were fitted on the very digits that the probes learn
   from. A real text-to-image model has seen neither the probe's images nor its labels.
+- A generator carries what it learnt from all 3,000 training images; methods on real images see the {NUM_CAPTIONS} of their captions.
+  So a synthetic method against CLIP on real images compares data and objective at once. Methods on the same synthetic images differ in
+  the objective only.
+- Augmentation, heads and temperature are those of recipe `quickstart`; only learning rates were chosen for each method.
 - Training is short. Rankings after short training need not be those after long training.
 - Replicate 0 is the embedded generator, fitted longer than the others: replicates differ in quality on purpose, and are few.
 - The encoder of `make run` (wider, longer) is another one: its figures are in the README.

@@ -127,10 +127,12 @@ def scored_cells(study: Study, chosen: Mapping[str, float]) -> Iterator[Cell]:
         if seed == 0:
             for method in study.controls:
                 yield from (cell("control", method, study.main_pool(method, k), seed) for k in replicates)
-    for number in study.numbers_of_images[:2]:
+    for number in study.numbers_of_images[:1]:
         yield from (cell("images", "stablerep", study.main_pool("stablerep", k), 0, number) for k in replicates)
     for captions in study.captions[:1]:
         yield from _pairs(study, cell, captions)
+    for number in study.numbers_of_images[1:2]:
+        yield from (cell("images", "stablerep", study.main_pool("stablerep", k), 0, number) for k in replicates)
     for guidance in study.guidances:
         yield from (cell("guidance", "stablerep", study.small_pool(k, guidance), 0) for k in replicates)
     if study.captions:
@@ -147,8 +149,8 @@ def scored_cells(study: Study, chosen: Mapping[str, float]) -> Iterator[Cell]:
 
 
 def _pairs(study: Study, cell: Callable[[str, str, Pool, int], Cell], captions: str) -> Iterator[Cell]:
-    for method in ("stablerep", "simclr"):
-        yield from (cell("captions", method, study.small_pool(k, captions=captions), 0) for k in range(study.num_replicates))
+    for k in range(study.num_replicates):
+        yield from (cell("captions", method, study.small_pool(k, captions=captions), 0) for method in ("stablerep", "simclr"))
 
 
 def learning_rate(method: str, chosen: Mapping[str, float]) -> float:
