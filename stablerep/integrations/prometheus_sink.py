@@ -25,14 +25,24 @@ _POLL_SECONDS = 0.05  # how soon the server sees that it is to stop
 
 
 class PrometheusSink:
-    """Declares the metrics of the catalogue whose names start with `prefix` in `registry` and takes reports of them."""
+    """Takes reports into `registry`; a metric is there from its first report on, so that no process shows a step 0 of a training it is not.
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY, prefix: str = "stablerep_") -> None:
-        self._metrics = {metric.name: _declare(metric, registry) for metric in METRICS.values() if metric.name.startswith(prefix)}
+    Args:
+        registry: where the metrics are declared.
+        prefix: metrics whose names start with it are there from the beginning, as 0; empty for none.
+    """
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY, prefix: str = "") -> None:
+        self._registry, self._lock = registry, threading.Lock()
+        known = [metric for metric in METRICS.values() if prefix and metric.name.startswith(prefix)]
+        self._declared = {metric.name: _declare(metric, registry) for metric in known}
 
     def report(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
         """Set, increase or observe, as the metric's kind says."""
-        declared = self._metrics[metric.name]
+        with self._lock:
+            if metric.name not in self._declared:
+                self._declared[metric.name] = _declare(metric, self._registry)
+            declared = self._declared[metric.name]
         child = declared.labels(**labels) if labels else declared
         if isinstance(child, Gauge):
             child.set(value)

@@ -54,7 +54,7 @@ def open_stage(
     configuration = configured(recipe, overrides)
     opened = Store(store)
     kept = _kept(opened, metrics_key or f"telemetry/{name}.jsonl") if keeps_metrics else ()
-    exporter, can_wait = open_exporter(name), True
+    exporter, can_wait = open_exporter(), True
     reporter = Reporter(name, (*kept, *exporter.sinks), _log_every_seconds())
     try:
         yield Stage(name, configuration, opened, reporter)

@@ -53,6 +53,7 @@ class LaneRun:
         self.report("stablerep_run_info", 1, stage="generate", id=self.dataset_id)
         found = self.records()
         self.report("stablerep_generate_shards_total", len(found), outcome="found")
+        self.report("stablerep_generate_groups_total", 0)  # a lane that is held and makes none has a rate, too
         own = set(self.own)
         work = LaneWork(
             self.stage.store,

@@ -62,7 +62,7 @@ def train_run(
         runs.write(MODEL_KEY, canonical_json(asdict(spec)))
     is_first = processes.rank == 0
     is_exporting = os.environ.get("LOCAL_RANK", "0") == "0"  # one process of every pod: rank 0 tells of the run, the others of themselves
-    exporter = open_exporter("pretrain-worker") if is_exporting else OpenExporter()
+    exporter = open_exporter() if is_exporting else OpenExporter()
     reporter = Reporter("pretrain", exporter.sinks)
     reporter.report("stablerep_run_info", 1, stage="pretrain", id=plan.run_key)
     job = Job(

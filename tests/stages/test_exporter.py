@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import socket
 import urllib.request
 from pathlib import Path
@@ -11,26 +10,29 @@ import pytest
 
 from stablerep.errors import ConfigError, DataError, Preempted
 from stablerep.stages.context import open_stage
-from stablerep.stages.exporter import WATCHED, forget_targets, open_exporter
+from stablerep.stages.exporter import WATCHED, open_exporter, slots
 from stablerep.store import Store
 
 
-def _text(target: dict[str, list[str]]) -> str:
-    with urllib.request.urlopen(f"http://{target['targets'][0]}/metrics") as answer:
-        return answer.read().decode()
-
-
-def test_a_process_tells_its_port_in_the_folder_while_it_works(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_take_the_ports_that_prometheus_was_told(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STABLEREP_METRICS_FOLDER", str(tmp_path / "targets"))
-    with open_stage("prepare", "smoke", "", store.uri) as stage, open_stage("generate", "smoke", "", store.uri):
-        stage.reporter.report("stablerep_captions_total", 48, outcome="kept")
-        paths = sorted((tmp_path / "targets").iterdir())
-        assert [path.name for path in paths] == [f"generate-{os.getpid()}.json", f"prepare-{os.getpid()}.json"]
-        (target,) = json.loads(paths[1].read_text())
-        assert target["labels"] == {"task": "prepare"}
-        assert target["targets"][0].startswith("127.0.0.1:")
-        assert 'stablerep_captions_total{outcome="kept"} 48.0' in _text(target)
-    assert list((tmp_path / "targets").iterdir()) == []
+    with open_stage("prepare", "smoke", "", store.uri) as first, open_stage("generate", "smoke", "", store.uri) as second:
+        first.reporter.report("stablerep_captions_total", 48, outcome="kept")
+        second.reporter.report("stablerep_generate_groups_total", 3)
+        (group,) = json.loads((tmp_path / "targets" / "slots.json").read_text())
+        assert len(set(group["targets"])) == 8
+        assert all(target.startswith("127.0.0.1:") for target in group["targets"])
+        texts = [urllib.request.urlopen(f"http://{target}/metrics").read().decode() for target in group["targets"][:2]]
+    assert 'stablerep_captions_total{outcome="kept"} 48.0' in texts[0]
+    assert "stablerep_generate_groups_total 3.0" in texts[1]
+    assert [path.name for path in (tmp_path / "targets").iterdir()] == ["slots.json"]
+    assert slots(tmp_path / "targets") == [int(target.rpartition(":")[2]) for target in group["targets"]]
+
+
+def test_a_file_of_ports_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "slots.json").write_text("{}")
+    with pytest.raises(DataError, match=r"expected targets of Prometheus, found something else .*; delete it"):
+        slots(tmp_path)
 
 
 @pytest.mark.parametrize(("error", "is_waited_for"), [(None, True), (DataError("x"), True), (Preempted("x"), False)])
@@ -61,9 +63,9 @@ def test_on_a_cluster_it_waits_as_long_as_it_is_told_to(monkeypatch: pytest.Monk
             monkeypatch.setenv("STABLEREP_METRICS_LINGER_SECONDS", seconds)
         if seconds == "soon":
             with pytest.raises(ConfigError, match="STABLEREP_METRICS_LINGER_SECONDS: expected seconds, found 'soon'"):
-                open_exporter("generate")
+                open_exporter()
         else:
-            open_exporter("generate").stop(True)
+            open_exporter().stop(True)
     assert waited == [0.0, 40.0]
 
 
@@ -79,12 +81,3 @@ def test_a_folder_that_cannot_be_written_stops_nobody(store: Store, tmp_path: Pa
     monkeypatch.setattr(logging.getLogger("stablerep"), "propagate", True)
     with open_stage("prepare", "smoke", "", store.uri):
         pass
-
-
-def test_targets_of_processes_that_are_gone_are_forgotten(tmp_path: Path) -> None:
-    alive, gone = tmp_path / f"probe-{os.getpid()}.json", tmp_path / f"probe-{2**30}.json"
-    for path in (alive, gone):
-        path.write_text("[]")
-    forget_targets(tmp_path)
-    assert alive.exists()
-    assert not gone.exists()
