@@ -77,6 +77,14 @@ def _run(options: argparse.Namespace) -> int:
         from stablerep.stages.serve import stop
 
         print("stopped" if stop(options.recipe, overrides, options.store) else "no endpoint of this store runs on this machine")
+    elif options.command == "status":
+        from stablerep.stages.status import run
+
+        run(options.recipe, overrides, options.store, is_watching=options.watch)
+    elif options.command == "dashboard":
+        from stablerep.stages.dashboard import run
+
+        run(options.recipe, overrides, options.store, out=options.out, port=options.port, on_ready=lambda url: print(url, flush=True))
     elif options.command == "embed":
         from stablerep.stages.embed import Task, embed
 
@@ -127,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
             _add_preflight(command)
     _add_store(_add(commands, "serve", "serve the promoted encoder in the foreground"))
     _add_store(_add(commands, "stop", "stop the endpoint that a run left in the background"))
+    _add_views(commands)
     _add(commands, "show", "print a recipe with its overrides as JSON")
     _add_embed(commands)
     _add_convert(commands)
@@ -137,11 +146,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+def _add_views(commands: Any) -> None:
+    status = _add(commands, "status", "show how a run stands: stages, progress, loss, last checkpoint, endpoint", recipe="")
+    status.add_argument("--watch", action="store_true", help="draw it again every two seconds until the run ends")
+    text = "show a run as one page: progress, losses, throughput, data quality, probes, lineage"
+    dashboard = _add(commands, "dashboard", text, recipe="")
+    dashboard.add_argument(
+        "--out", default="", metavar="FILE", help="write the page to a file (default: serve it on loopback until Ctrl-C)"
+    )
+    dashboard.add_argument("--port", type=int, default=0, help="on loopback (default: any free one)")
+    for command in (status, dashboard):
+        _add_store(command, "build/run/store")  # where `make run` leaves it
+
+
+def _add(commands: Any, name: str, text: str, recipe: str = "quickstart") -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         name, formatter_class=_Help, help=text, description=text[0].upper() + text[1:] + "."
     )
-    command.add_argument("--recipe", default="quickstart", help="name of a recipe, see `stablerep recipes` (default: quickstart)")
+    default = recipe or "that of the run that was worked on last"
+    command.add_argument("--recipe", default=recipe, help=f"name of a recipe, see `stablerep recipes` (default: {default})")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. --set pretrain.num_steps=600")
     return command
 
@@ -193,8 +216,8 @@ def _add_convert(commands: Any) -> None:
     command.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="made where missing")
 
 
-def _add_store(command: argparse.ArgumentParser) -> None:
-    default = os.environ.get("STABLEREP_STORE", "build/store")
+def _add_store(command: argparse.ArgumentParser, folder: str = "build/store") -> None:
+    default = os.environ.get("STABLEREP_STORE", folder)
     command.add_argument("--store", default=default, help=f"folder or URI: file://, s3://, gs:// (default: {default})")
 
 

@@ -1,6 +1,7 @@
 """Which metrics and labels a PromQL expression names: enough of a lexer for that, since promtool checks the rest.
 
-A name is a metric when it is no function (a parenthesis follows), no keyword, and no label (inside braces, or in the list after by, on...).
+A name is a metric when it is no function or aggregation (a parenthesis, by or without follows), no keyword, and no label (inside
+braces, or in the list after by, on...).
 https://prometheus.io/docs/prometheus/latest/querying/basics/
 """
 
@@ -39,7 +40,7 @@ def selectors(expression: str) -> list[Selector]:
         following = tokens[i + 1][1] if i + 1 < len(tokens) else ""
         if kind == "name" and text.lower() in _LABEL_LISTS:
             i = _closing(tokens, i + 1, ")") if following == "(" else i
-        elif kind == "name" and text.lower() not in _KEYWORDS and following != "(":
+        elif kind == "name" and text.lower() not in _KEYWORDS and following not in ("(", "by", "without"):
             end = _closing(tokens, i + 1, "}") if following == "{" else i
             found.append(Selector(text, tuple(_matchers(tokens[i + 2 : end]))))
             i = end

@@ -7,18 +7,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import yaml
+from real_prometheus import ask, has_data, monitored
 
+from manifests.monitoring.dashboards import DASHBOARDS
 from stablerep.config import load_recipe
+from stablerep.endpoint.client import EndpointClient
 from stablerep.stages import STAGES
 from stablerep.stages.ledger import Entry, Ledger
 from stablerep.store import Store
+from stablerep.telemetry import METRICS
+from stablerep.telemetry.catalogue import LABELS, OTHER
 
 PROJECT = Path(__file__).resolve().parents[2]
 COMPILED = PROJECT / "pipelines" / "compiled" / "stablerep.yaml"
@@ -41,6 +46,7 @@ class Finished:
     root: Path
     text: str
     seconds: float
+    prometheus: str = ""  # URL of the one that watches
 
     def entries(self, overrides: str = "") -> dict[str, Entry]:
         store = Store((self.root / "store").as_uri())
@@ -72,7 +78,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     root = tmp_path_factory.mktemp("smoke")
     (root / "trace").mkdir()
     (root / "trace" / "sitecustomize.py").write_text(TRACE, encoding="utf-8")
-    yield _run(root, environment={"PYTHONPATH": str(root / "trace")})
+    with monitored(root) as url:
+        yield replace(_run(root, environment={"PYTHONPATH": str(root / "trace")}), prometheus=url)
     _stop(root)
 
 
@@ -97,6 +104,43 @@ def test_what_ran_is_what_was_compiled(finished: Finished) -> None:
     assert ran_edges == {edge for edge in compiled_data if "hold" not in edge}
     for before, after in compiled_order:
         assert entries[before].ended_at <= entries[after].started_at, (before, after)
+
+
+def test_every_panel_has_data(finished: Finished) -> None:
+    """The endpoint answers while it is watched; then a Grafana opened on the run would show something everywhere."""
+    since = min(entry.started_at for entry in finished.entries().values()) - 1
+    host, _, port = finished.record("deploy")["url"].removeprefix("http://").partition("/")[0].partition(":")
+    digit, queries = (PROJECT / "docs" / "images" / "digit.png").read_bytes(), _queries()
+    deadline = time.monotonic() + 180
+    with EndpointClient(host, int(port), "stablerep", 60.0) as client:
+        while lacking := [name for name, query in queries.items() if not has_data(finished.prometheus, query, since)]:
+            assert time.monotonic() < deadline, lacking
+            assert client.predict([digit]).status == 200
+            assert client.predict([b"no image"]).status == 400
+            time.sleep(0.5)
+
+
+def _queries() -> dict[str, str]:
+    """What panels ask that need no more than this machine, variables filled in."""
+    panels = [(dashboard, panel) for dashboard in DASHBOARDS for panel in dashboard.panels if not panel.needs]
+    named = {f"{d.uid}: {p.title}, {legend}": query for d, p in panels for legend, query in p.queries.items()}
+    return {name: query.replace("$__rate_interval", "1m").replace("$namespace", ".*") for name, query in named.items()}
+
+
+def test_no_value_is_unknown_to_the_catalogue(finished: Finished) -> None:
+    names = ask(finished.prometheus, "label/__name__/values")
+    assert {name for name in names if name.startswith("stablerep_")} <= _series_names()
+    for label in LABELS:
+        assert OTHER not in ask(finished.prometheus, f"label/{label}/values"), label
+
+
+def _series_names() -> set[str]:
+    ends = {"counter": ("", "_created"), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum", "_created")}
+    return {
+        (metric.name.removesuffix("_total") if end == "_created" else metric.name) + end
+        for metric in METRICS.values()
+        for end in ends[metric.kind]
+    }
 
 
 def test_again_is_a_cache_hit(finished: Finished) -> None:
