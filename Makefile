@@ -27,6 +27,8 @@ serve: .venv/ready  ## serve the promoted encoder in the foreground
 	@$(BIN)/stablerep serve --recipe $(RECIPE) $(SETS) --store $(or $(STORE),build/run/store)
 stop: .venv/ready  ## stop the endpoint that `make run` left running
 	@$(BIN)/stablerep stop --recipe $(RECIPE) $(SETS) --store $(or $(STORE),build/run/store)
+monitor: .venv/ready  ## a Prometheus beside `make run`, on loopback, with the cluster's rules
+	@$(BIN)/python -m manifests.monitoring.monitor $(if $(STORE),--store $(STORE))
 
 run-docker: .venv/ready  ## the pipeline in containers of the images (make images ROLES=all): RECIPE=smoke
 	@$(BIN)/python -m pipelines.run_docker --recipe $(if $(filter command line,$(origin RECIPE)),$(RECIPE),smoke) $(SETS) $(if $(STORE),--store $(STORE))
@@ -68,4 +70,4 @@ push: .venv/ready  ## push them and write images/images.lock: REGISTRY=host/pref
 clean:  ## remove results, caches and the environment
 	rm -rf build .venv .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help setup run serve stop run-docker check test mutants chaos bench paper-trends compile lock manifests images push clean
+.PHONY: help setup run serve stop monitor run-docker check test mutants chaos bench paper-trends compile lock manifests images push clean

@@ -78,7 +78,8 @@ class Follower:
             return
         metrics = progress.metrics
         for name in _GAUGES:
-            self._reporter.report(f"stablerep_training_{name}", metrics[name])
+            if name in metrics:  # a training image of an earlier release does not tell all of them
+                self._reporter.report(f"stablerep_training_{name}", metrics[name])
         for term in ("total", "image", "text"):
             self._reporter.report("stablerep_training_loss", metrics[f"loss_{term}"], term=term)
         self._progress.advance(progress.step - self._step, f"loss {metrics['loss_total']:.3f}, {metrics['images_per_second']:.0f} images/s")

@@ -73,3 +73,9 @@ def test_every_alert_leads_to_a_runbook(name: str) -> None:
 
 def test_severities_are_those_that_people_route_by() -> None:
     assert {rule["labels"]["severity"] for rule in ALERTS.values()} == {"page", "ticket", "critical", "warning"}
+
+
+def test_the_page_names_every_alert_with_its_severity() -> None:
+    text = (PROJECT / "docs" / "observability.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(Stablerep\w+)` \| [^|]+ \| (\w+) \|$", text, flags=re.MULTILINE))
+    assert rows == {name: rule["labels"]["severity"] for name, rule in ALERTS.items()}
