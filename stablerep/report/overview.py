@@ -102,7 +102,7 @@ def overview_html(overview: Overview) -> str:
     taken = f"{datetime.fromtimestamp(overview.taken_at, UTC):%Y-%m-%d %H:%M:%S} UTC"
     parts = [
         f'<header><h1>{escape(overview.title)}</h1><span class="chip {overview.state}">{escape(overview.state)}</span>'
-        f'<span class="soft">{taken}</span></header>',
+        f'<span class="soft"><time>{taken}</time></span></header>',
         f'<p class="soft">{escape(overview.description)}</p>',
         f'<p class="problem">{escape(overview.problem)}</p>' if overview.problem else "",
         f'<ol class="stages">{"".join(map(_stage, overview.stages))}</ol>',

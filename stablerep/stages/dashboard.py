@@ -21,13 +21,16 @@ log = logging.getLogger("stablerep")
 
 LOOPBACK = "127.0.0.1"
 _SCRIPT = """
-const main = document.querySelector("main");
+const main = document.querySelector("main"), stamp = /<time>.*?<[/]time>/;
+let shown = "";
 setInterval(async () => {
   try {
     const answer = await fetch("live");
     if (!answer.ok) return;
     const text = await answer.text();
-    if (text !== main.innerHTML) main.innerHTML = text;
+    if (text.replace(stamp, "") === shown.replace(stamp, "")) main.querySelector("time").outerHTML = text.match(stamp)[0];
+    else main.innerHTML = text;
+    shown = text;
   } catch (error) { /* the server has ended: what was seen last stays */ }
 }, 2000);
 """

@@ -284,7 +284,7 @@ class _Seen:
             return None
         steps = [int(match[1]) for key in runs.list("checkpoints") if (match := re.search(r"step-(\d+)/COMMITTED\.json$", key))]
         saved_at = progress.metrics.get("checkpoint_timestamp_seconds")
-        age = self._now - saved_at if saved_at and steps else None
+        age = max(self._now - saved_at, 0.0) if saved_at and steps else None
         return TrainingView(progress.step, progress.num_steps, progress.metrics, curves, max(steps, default=None), age)
 
 

@@ -9,6 +9,7 @@ from manifests.monitoring.promql import Selector, selectors
         ("up", [Selector("up")]),
         ("sum by (job, le) (rate(a_total[5m]))", [Selector("a_total")]),
         ('sum(rate(a_total{b=~"5..|C", x!="b"}[5m])) by (job)', [Selector("a_total", (("b", "=~", "5..|C"), ("x", "!=", "b")))]),
+        ("sum without (pod) (a)", [Selector("a")]),
         ("a offset 5m + on (pod) group_left (node) b unless c", [Selector("a"), Selector("b"), Selector("c")]),
         ('label_replace(a{b="c_total"}, "d", "$1", "e", "(.+)")', [Selector("a", (("b", "=", "c_total"),))]),
         ("a:b:rate5m > 14.4 * 0.001 and 1e3 < 2h30m", [Selector("a:b:rate5m")]),
