@@ -56,6 +56,7 @@ def open_stage(
     kept = _kept(opened, metrics_key or f"telemetry/{name}.jsonl") if keeps_metrics else ()
     exporter, can_wait = open_exporter(), True
     reporter = Reporter(name, (*kept, *exporter.sinks), _log_every_seconds())
+    reporter.report("stablerep_stage_progress_ratio", 0.0, stage=name)  # it has begun: whoever looks at the run sees it
     try:
         yield Stage(name, configuration, opened, reporter)
     except Exception as error:

@@ -88,9 +88,10 @@ class Attempt:
 
     def left_seconds(self) -> float | None:
         """Time to go at the pace so far."""
-        if len(self.progress) < 2 or not 0 < self.progress[-1][1] < 1:
+        progress = self.progress[1:] if len(self.progress) > 2 else self.progress  # the first is 0, whatever was done before
+        if len(progress) < 2 or not 0 < progress[-1][1] < 1:
             return None
-        (first_at, first), (last_at, last) = self.progress[0], self.progress[-1]
+        (first_at, first), (last_at, last) = progress[0], progress[-1]
         return (1 - last) * (last_at - first_at) / (last - first) if last > first else None
 
 

@@ -56,7 +56,7 @@ class JsonlSink:
     def __init__(self, store: Store, key: str, flush_seconds: float = 5.0, clock: Callable[[], float] = time.time) -> None:
         self._store, self._key, self._flush_seconds, self._clock = store, key, flush_seconds, clock
         self._lines = store.read_text(key).splitlines() if store.exists(key) else []
-        self._flushed_at = clock()
+        self._flushed_at = float("-inf")  # the first report is there at once
         self._is_broken = False
 
     def report(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
