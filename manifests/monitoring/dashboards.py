@@ -228,6 +228,17 @@ SERVING = Dashboard(
                     "Faults of ours, a second", {"{{code}}": f"sum by (code) ({rate('endpoint_requests_total', _FAULTS)})"}, needs=FAILURE
                 ),
                 Panel("Images refused, a second", {"{{reason}}": f"sum by (reason) ({rate('endpoint_decode_errors_total')})"}),
+                Panel("Images embedded, a second", {"": f"sum({rate('endpoint_images_total')})"}, width=4),
+                Panel(
+                    "Waiting for the model",
+                    {"p50": quantile(0.5, "endpoint_queue_seconds"), "p99": quantile(0.99, "endpoint_queue_seconds")},
+                    "s",
+                ),
+                Panel("Length of embeddings", {"{{pod}}": f"max by (pod) ({of('endpoint_embedding_norm')})"}, width=4),
+                Panel(
+                    "Drift of their length, in deviations at export",
+                    {"{{pod}}": f"max by (pod) ({of('endpoint_embedding_norm_drift_sigmas')})"},
+                ),
                 Panel("Encoders that are served", {"": f"count by (model_id) ({of('endpoint_info')})"}, kind="table"),
                 Panel("Pods", {"{{pod}}": 'max by (pod) (up{namespace=~"$namespace"})'}, width=4),
             ),
