@@ -4,8 +4,8 @@
 
 Each script runs in a process of its own with the settings below, writes its result file, and its rows are gathered in
 `results/all_<hardware>_<yyyymmdd>.md`. A script that fails or exceeds its time is a row that says so, and the exit code is then 1; a target
-that is missed is a row that says so, and no failure. Rows that need a GPU say "not measured" where there is none. `sampler.py` and
-`embedded_generator.py` have no target and are run by themselves.
+that is missed is a row that says so, and no failure. Rows that need a GPU say "not measured" where there is none. `sampler.py`,
+`embedded_generator.py` and `engines.py` have no target and are run by themselves.
 """
 
 import argparse

@@ -101,7 +101,7 @@ def _runtime(content: bytes) -> Callable[[Array], Array]:
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["embedding"], {"image": images})[0]
 
 
@@ -111,5 +111,5 @@ def _evaluator(content: bytes) -> Callable[[Array], Array]:
         from onnx.reference import ReferenceEvaluator
     except ImportError as error:
         raise ConfigError("ONNX: expected the package onnxruntime, found none; install stablerep[serve]") from error
-    evaluator = ReferenceEvaluator(onnx.load_from_string(content))
+    evaluator: Any = ReferenceEvaluator(onnx.load_from_string(content))
     return lambda images: np.asarray(evaluator.run(["embedding"], {"image": images})[0], np.float32)

@@ -1,12 +1,16 @@
 """The Python client against a server that answers what it is told to."""
 
 import json
+import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,6 +195,20 @@ def test_closing_ends_the_wait_of_another_thread(server: PlayedServer) -> None:
     encoder.close()
     thread.join(timeout=20)
     assert len(caught) == 1
+
+
+def test_ctrl_c_ends_the_command_although_the_server_is_busy(server: PlayedServer, tmp_path: Path) -> None:
+    ready = (200, {}, b'{"versions": ["model-a"]}')
+    server.answers = [ready, ready, refusal(503, "full", Retry_After="100")]
+    (tmp_path / "a.png").write_bytes(b"x")
+    command = [sys.executable, "-m", "stablerep.cli", "embed", server.url, str(tmp_path), "--model", "m", "--to", str(tmp_path / "out.npy")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while len(server.asked) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, "run the same command again to continue" in said) == (130, True), said
 
 
 def test_batches_are_bounded_in_images_and_bytes() -> None:
