@@ -1,4 +1,4 @@
-"""A trunk that ONNX Runtime runs on the CPU; without it, the reference evaluator of the onnx package (slow; for comparing).
+"""A trunk that ONNX Runtime runs on the CPU, and how it is compared with the encoder that it was made from.
 
 Dimension key: B images, S pixels a side, F trunk features.
 """
@@ -32,7 +32,7 @@ class OnnxTrunk(nn.Module):
 
     Raises:
         CheckpointError: it is no such file.
-        ConfigError: neither onnxruntime nor onnx is installed.
+        ConfigError: onnxruntime is not installed.
     """
 
     def __init__(self, content: bytes, name: str) -> None:
@@ -94,22 +94,7 @@ def random_images(size_px: int, num_images: int) -> Tensor:
 
 def _runtime(content: bytes) -> Callable[[Array], Array]:
     try:
-        import onnxruntime
-    except ImportError:
-        return _evaluator(content)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(["embedding"], {"image": images})[0]
-
-
-def _evaluator(content: bytes) -> Callable[[Array], Array]:
-    try:
-        import onnx
-        from onnx.reference import ReferenceEvaluator
+        from stablerep.models.onnx_runtime import run_of
     except ImportError as error:
         raise ConfigError("ONNX: expected the package onnxruntime, found none; install stablerep[serve]") from error
-    evaluator: Any = ReferenceEvaluator(onnx.load_from_string(content))
-    return lambda images: np.asarray(evaluator.run(["embedding"], {"image": images})[0], np.float32)
+    return run_of(content)

@@ -46,12 +46,25 @@ ROLES: dict[str, Role] = {
     ),
     "train": Role(
         _stages("pretrain_worker", "pretrain", "export", "probe"),  # pretrain too: launch.backend=local starts its processes beside it
-        (*_TASK, *_CLUSTER, *_TORCH, *_CAPTIONS, "deepspeed", "huggingface_hub", "safetensors", "timm", "tokenizers", "torchx"),
+        (
+            *_TASK,
+            *_CLUSTER,
+            *_TORCH,
+            *_CAPTIONS,
+            "deepspeed",
+            "huggingface_hub",
+            "onnx",
+            "onnxscript",
+            "safetensors",
+            "timm",
+            "tokenizers",
+            "torchx",
+        ),
     ),
     "launch": Role(_stages("pretrain"), (*_TASK, *_CLUSTER, "torchx", "tqdm")),
     "serve": Role(
-        (*_stages("deploy", "verify"), "stablerep.integrations.kserve_server"),
-        (*_TASK, *_CLUSTER, *_TORCH, *_CAPTIONS, "fastapi", "grpc", "kserve", "safetensors", "timm", "tokenizers"),
+        (*_stages("deploy", "verify"), "stablerep.integrations.kserve_server", "stablerep.models.onnx_runtime"),
+        (*_TASK, *_CLUSTER, *_TORCH, *_CAPTIONS, "fastapi", "grpc", "kserve", "onnxruntime", "orjson", "safetensors", "timm", "tokenizers"),
     ),
     "features": Role(("stablerep.integrations.feast_store",), (*_TASK, "feast", "pandas", "pyarrow")),
 }

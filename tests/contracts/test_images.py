@@ -26,7 +26,7 @@ BUILD: dict[str, Any] = runpy.run_path(str(IMAGES / "build.py"))
 
 STARTED_BY_NAME = {"kfp", "gcsfs", "s3fs", "torchvision", "accelerate"}
 """Not imported by name: KFP starts tasks, fsspec opens s3://, timm and diffusers import the others."""
-OPTIONAL = frozenset({"stablerep.integrations.feast_store", "stablerep.losses.kernels"})
+OPTIONAL = frozenset({"stablerep.integrations.feast_store", "stablerep.losses.kernels", "stablerep.models.onnx_runtime"})
 """Used where their libraries are installed: Feast in the role `features`, Triton where torch brings it."""
 
 
