@@ -11,7 +11,7 @@ SETS = $(foreach pair,$(SET),--set $(pair))
 RUN = $(BIN)/python -m pipelines.run_local --recipe $(RECIPE) $(SETS) $(if $(STORE),--store $(STORE))
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ setup
 setup: .venv/ready  ## install everything, hash-locked, into .venv
@@ -48,6 +48,8 @@ chaos: .venv/ready  ## kill -9 at 100 random moments over four lanes of generate
 	$(BIN)/python tests/plugins/chaos.py --kills 100
 bench: .venv/ready  ## every CPU benchmark with its ratio and target; results in benchmarks/results/
 	$(BIN)/python benchmarks/all.py
+bench-endpoint: .venv/ready  ## the endpoint against the plain KServe way, and 10,000 hostile requests
+	$(BIN)/python benchmarks/endpoint.py
 
 paper-trends: .venv/ready  ## the paper's comparisons on three generators: docs/results.md (hours on a busy machine; goes on where it was)
 	$(BIN)/python benchmarks/paper_trends.py

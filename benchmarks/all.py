@@ -28,6 +28,7 @@ SCRIPTS: dict[str, list[str]] = {
     "resume": [],
     "probe": [],
     "telemetry": [],
+    "endpoint": ["--hostile", "2000"],
 }
 LOSS_HEADER = (
     "| backend | ms | times as fast as plain | extra MiB | share of plain | longest batch tried within the limit | its extra MiB |"

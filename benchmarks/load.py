@@ -13,6 +13,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+CLOSED = 0  # in place of a status
+
 
 def request_of(image: bytes) -> bytes:
     """A whole V1 request."""
@@ -41,7 +43,10 @@ class Caller:
 
     def receive(self) -> int:
         """Read; the status once the answer is complete, else 0."""
-        self.answer += self.socket.recv(262_144)
+        part = self.socket.recv(262_144)
+        if not part:
+            raise ConnectionResetError("closed without an answer")
+        self.answer += part
         head, separator, body = bytes(self.answer).partition(b"\r\n\r\n")
         if not separator:
             return 0
@@ -61,11 +66,17 @@ def run(port: int, concurrency: int, seconds: float, content: bytes) -> tuple[Co
     while selector.get_map():
         for key, _ in selector.select():
             caller: Caller = key.data
-            if caller.left:
-                if caller.send():
-                    selector.modify(caller.socket, selectors.EVENT_READ, caller)
+            try:
+                if caller.left:
+                    if caller.send():
+                        selector.modify(caller.socket, selectors.EVENT_READ, caller)
+                    continue
+                status = caller.receive()
+            except OSError:  # the server is gone, or has closed this connection
+                statuses[CLOSED] += 1
+                selector.unregister(caller.socket)
+                caller.socket.close()
                 continue
-            status = caller.receive()
             if not status:
                 continue
             statuses[status] += 1

@@ -29,7 +29,7 @@ class Meter:
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
-        self._num_open = 0
+        self._num_open = self._num_answered = 0
         self._norm: float | None = None
         self._recorded_norm: tuple[float, float] | None = None
         self._lock = threading.Lock()
@@ -46,6 +46,16 @@ class Meter:
             self._open(-1)
             self._reporter.report("stablerep_endpoint_requests_total", 1, protocol=protocol, code=outcome.code)
             self._reporter.report("stablerep_endpoint_request_seconds", time.perf_counter() - started_at, protocol=protocol)
+
+    @property
+    def num_open(self) -> int:
+        """Requests being answered."""
+        return self._num_open
+
+    @property
+    def num_answered(self) -> int:
+        """Requests answered so far."""
+        return self._num_answered
 
     def batch(self, num_images: int) -> None:
         """One model batch ran."""
@@ -81,4 +91,5 @@ class Meter:
     def _open(self, change: int) -> None:
         with self._lock:
             self._num_open += change
+            self._num_answered += change < 0
             self._reporter.report("stablerep_endpoint_in_flight", self._num_open)

@@ -75,9 +75,11 @@ class RequestGate:
             return
         started_at = time.perf_counter()
         with self._gate.meter.request(protocol) as outcome:
-            await self._guarded(scope, receive, _noting(outcome, send))
-        facts = {"client": _client(scope), "bytes": _declared(scope), "id": _header(scope, b"x-request-id")}
-        self._gate.log(protocol, outcome.code, started_at, path=str(scope["path"])[:128], **facts)
+            try:
+                await self._guarded(scope, receive, _noting(outcome, send))
+            finally:
+                facts = {"client": _client(scope), "bytes": _declared(scope), "id": _header(scope, b"x-request-id")}
+                self._gate.log(protocol, outcome.code, started_at, path=str(scope["path"])[:128], **facts)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

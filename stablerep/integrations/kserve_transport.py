@@ -24,6 +24,7 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from stablerep import __version__
+from stablerep.endpoint.memory import give_back
 from stablerep.errors import PortInUseError, RequestError, TimeLimitError
 from stablerep.integrations.kserve_gate import RETRY_AFTER_SECONDS, Gate
 from stablerep.integrations.kserve_model import EncoderModel
@@ -41,6 +42,7 @@ _GRPC_CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
 }
 _GRPC_OVERHEAD_BYTES = 65_536
+_TIDY_SECONDS = 5.0
 _OPEN_METHODS = ("/ServerLive", "/ServerReady", "/ModelReady")  # probes need no token
 
 
@@ -82,10 +84,21 @@ class EncoderServer(ModelServer):
             "kserve.model_server:app", self.dataplane, self.model_repository_extension, self.http_port, grace_period=self.grace_period
         )
         loading = asyncio.create_task(self._load(model, folder_uri, rest_server))
+        tidying = asyncio.create_task(self._tidy())
         await rest_server.serve_on(self._socket, self._gate)
+        tidying.cancel()
         await grpc_server.stop(self.grace_period)
         await loading
         model.close()
+
+    async def _tidy(self) -> None:
+        """Give memory back whenever requests were answered and none is open."""
+        num_answered = 0
+        while True:
+            await asyncio.sleep(_TIDY_SECONDS)
+            if self._gate.meter.num_open == 0 and self._gate.meter.num_answered != num_answered:
+                num_answered = self._gate.meter.num_answered
+                await asyncio.to_thread(give_back)
 
     async def _load(self, model: EncoderModel, folder_uri: str, rest_server: "EncoderRESTServer") -> None:
         await rest_server.wait_started()

@@ -108,3 +108,45 @@ def test_a_cancelled_request_costs_the_model_nothing(make: Make, model: Doubling
     model.gate.set()
     assert [blocker.result(10), kept.result(10)] == [[0], [4]]
     assert model.batches == [[0], [2]]
+
+
+def test_workers_share_what_is_queued_evenly_and_answers_keep_their_order(make: Make, model: Doubling) -> None:
+    batcher = make(num_workers=2)
+    blockers = [batcher.submit([0]), batcher.submit([0])]
+    assert all(model.entered.acquire(timeout=10) for _ in range(2))
+    big = batcher.submit([1, 2, 3, 4, 5, 6, 7, 8])
+    model.gate.set()
+    assert big.result(10) == [2, 4, 6, 8, 10, 12, 14, 16]
+    assert [blocker.result(10) for blocker in blockers] == [[0], [0]]
+    assert sorted(number for batch in model.batches for number in batch) == [0, 0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert max(len(batch) for batch in model.batches) <= 4
+
+
+def test_two_images_of_an_idle_server_go_to_two_workers(make: Make, model: Doubling) -> None:
+    batcher = make(num_workers=2)
+    future = batcher.submit([1, 2])
+    assert all(model.entered.acquire(timeout=10) for _ in range(2))  # both are in the model before either is done
+    model.gate.set()
+    assert future.result(10) == [2, 4]
+    assert sorted(model.batches) == [[1], [2]]
+
+
+def test_one_bad_image_fails_its_request_and_no_other(make: Make, model: Doubling) -> None:
+    batcher = make()
+    blocker = batcher.submit([0])
+    assert model.entered.acquire(timeout=10)
+    bad, good = batcher.submit([1, -1]), batcher.submit([2, 3])
+    model.gate.set()
+    assert [blocker.result(10), good.result(10)] == [[0], [4, 6]]
+    with pytest.raises(ValueError, match="negative among 1"):
+        bad.result(10)
+
+
+def test_the_wait_of_every_request_is_told_once(make: Make, model: Doubling) -> None:
+    waits: list[float] = []
+    batcher = make(on_wait=waits.append, max_batch=2)
+    futures = [batcher.submit([1, 2, 3]), batcher.submit([4])]
+    model.gate.set()
+    assert [future.result(10) for future in futures] == [[2, 4, 6], [8]]
+    assert len(waits) == 2
+    assert all(0 <= seconds < 60 for seconds in waits)
