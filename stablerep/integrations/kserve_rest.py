@@ -13,6 +13,7 @@ from typing import Any, cast
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady, ServerNotReady
 from kserve.model_server import app
@@ -41,8 +42,10 @@ class EncoderRESTServer(RESTServer):
     def create_application(self) -> None:
         """Add our routes, KServe's (the first one that fits answers), then our handlers in place of those that log a traceback."""
         app.include_router(page_routes(self.dataplane.model_registry))
-        app.include_router(self._routes())
+        router = self._routes()
+        app.include_router(router)
         super().create_application()
+        app.openapi = _describing(router)
         for kind, status in KIND_STATUS.items():
             app.add_exception_handler(kind, _answering(404 if status == 501 else status))
         app.add_exception_handler(RequestError, _refusal)
@@ -101,6 +104,19 @@ class EncoderRESTServer(RESTServer):
         if not model.ready:
             raise NotReadyError(f"model {name!r} is loading; send the request again in a moment")
         return cast("EncoderModel", model)
+
+
+def _describing(router: APIRouter) -> Callable[[], dict[str, Any]]:
+    """`app.openapi` with the routes of `router` as they are: of two with one path FastAPI describes the last, and the first answers."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        for path, methods in get_openapi(title=app.title, version=app.version, routes=router.routes)["paths"].items():
+            document["paths"].setdefault(path, {}).update(methods)
+        return document
+
+    return openapi
 
 
 async def _refusal(_: Request, error: Exception) -> JSONResponse:
