@@ -311,8 +311,9 @@ def _images(results: Results, study: Study, figures: dict[str, str]) -> str:
     ]
     return f"""## Images of a caption in a batch
 
-At a fixed budget of {study.views_per_step} views a step. m = 1 has no other image of its caption to agree with; its row is SimCLR,
-two views of one image.
+At a fixed budget of {study.views_per_step} views a step, one training seed, the learning rate that was chosen for
+m = {study.images_in_batch}. m = 1 has no other image of its caption to agree with; its row is SimCLR, two views of one image.
+No trend is claimed.
 
 {table(head, rows)}
 
