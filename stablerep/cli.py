@@ -69,6 +69,11 @@ def _run(options: argparse.Namespace) -> int:
         from stablerep.stages.context import configured
 
         print(recipe_json(configured(options.recipe, overrides)))
+    elif options.command == "plan":
+        from stablerep.stages.plan import plan_table
+
+        numbers = {name: getattr(options, name) for name in ("captions", "gpu", "price", "num_gpus", "utilisation")}
+        print(plan_table(options.recipe, overrides, **numbers))
     elif options.command == "serve":
         from stablerep.stages.serve import run
 
@@ -136,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_store(_add(commands, "serve", "serve the promoted encoder in the foreground"))
     _add_store(_add(commands, "stop", "stop the endpoint that a run left in the background"))
     _add_views(commands)
+    _add_plan(_add(commands, "plan", "what a data set would cost with each preset: images a second, hours, money", "cc12m_b16"))
     _add(commands, "show", "print a recipe with its overrides as JSON")
     _add_embed(commands)
     _add_convert(commands)
@@ -144,6 +150,14 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", formatter_class=_Help, help=text, description=f"{text.capitalize()}.")
     doctor.add_argument("--role", default="", help="an image of images/, or all (default: STABLEREP_ROLE, which each image sets, else all)")
     return parser
+
+
+def _add_plan(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--captions", type=float, required=True, help="how many captions, as in 10e6")
+    command.add_argument("--gpu", default="h100", help="h200, h100, a100 or l4 (default: h100)")
+    command.add_argument("--price", type=float, required=True, help="of a GPU hour, in any currency")
+    command.add_argument("--num-gpus", type=int, default=1, help="GPUs that work at once (default: 1)")
+    command.add_argument("--utilisation", type=float, default=0.45, help="share of what matrix products reach (default: 0.45, assumed)")
 
 
 def _add_views(commands: Any) -> None:

@@ -67,6 +67,8 @@ class GeneratorRef(Record):
     revision: str
     licence: str
     size_px: int
+    lora_uri: str = ""
+    lora_sha256: str = ""
 
 
 @dataclass(frozen=True)

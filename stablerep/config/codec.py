@@ -10,6 +10,7 @@ import json
 import shlex
 from typing import Any, cast
 
+from stablerep.config.presets import PRESETS
 from stablerep.config.recipes import RECIPES
 from stablerep.config.schema import Recipe
 from stablerep.errors import ConfigError
@@ -34,7 +35,8 @@ def load_recipe(name: str, overrides: str = "", *, cluster: str = "") -> Recipe:
         raise ConfigError(f"unknown recipe {name!r}{suggestion(name, set(RECIPES))}")
     plain = json.loads(canonical_json(RECIPES[name]))
     for key, value in [*_cluster_pairs(cluster), *parse_overrides(overrides)]:
-        _assign(plain, key, value)
+        for each, of in _expanded(key, value):
+            _assign(plain, each, of)
     try:
         return decode(Recipe, plain, where="recipe")
     except ValueError as error:
@@ -58,6 +60,15 @@ def parse_overrides(text: str) -> list[tuple[str, Any]]:
             raise ConfigError(f"overrides: expected section.key=value, found {word!r}")
         pairs.append((key, _value(value)))
     return pairs
+
+
+def _expanded(key: str, value: Any) -> list[tuple[str, Any]]:
+    """A preset is short for its words."""
+    if key != "generate.preset":
+        return [(key, value)]
+    if value not in PRESETS:
+        raise ConfigError(f"generate.preset: unknown preset {value!r}{suggestion(str(value), set(PRESETS))}")
+    return [(f"generate.{name}", setting) for name, setting in PRESETS[value].items()]
 
 
 def _cluster_pairs(text: str) -> list[tuple[str, Any]]:

@@ -57,6 +57,7 @@ class GeneratorConfig:
     model: str = "embedded:mnist"  # embedded:<name>, a local folder, a URI, a hub id, or real:<name or folder of images>
     revision: str = ""
     licence: str = ""  # what the user accepts; empty: as the model's folder says
+    lora: str = ""  # a .safetensors file or its URI: a low-rank change of the model, a few-step student for one
     fit: bool = False
     fit_data: str = "mnist"
     fit_num_vae_steps: int = 1200
@@ -77,12 +78,15 @@ class GenerateConfig:
     images_per_caption: int = 10
     scheduler: Literal["ddim", "dpm++", "unipc", "euler", "lcm"] = "ddim"
     num_inference_steps: int = 50
+    num_base_steps: int = 0  # so many first steps without generator.lora, with guidance; the others with it, without. 0: all with both
     guidance: float = 2.0
     negative_prompt: str = ""
     noise_seed: int = 0
     batch_size: int = 8
     dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
     device: str = "auto"
+    is_compiled: bool = False  # torch.compile of denoiser and decoder, for shapes that never change
+    is_vae_sliced: bool = False  # decode image by image: less memory
     stored_size_px: int = 256
     image_format: Literal["jpeg", "webp", "png"] = "jpeg"
     image_quality: int = 90
@@ -92,6 +96,10 @@ class GenerateConfig:
         """Check ranges."""
         check(self.images_per_caption >= 1, f"generate.images_per_caption: expected 1 or more, found {self.images_per_caption}")
         check(self.num_inference_steps >= 1, "generate.num_inference_steps: expected 1 or more")
+        check(
+            0 <= self.num_base_steps < self.num_inference_steps,
+            f"generate.num_base_steps: expected 0 to {self.num_inference_steps - 1}, found {self.num_base_steps}",
+        )
         check(self.guidance >= 0, f"generate.guidance: expected 0 or more, found {self.guidance}")
         check(self.batch_size >= 1, f"generate.batch_size: expected 1 or more, found {self.batch_size}")
         check(1 <= self.image_quality <= 100, f"generate.image_quality: expected 1 to 100, found {self.image_quality}")
@@ -269,6 +277,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check what must agree between stages."""
+        check(
+            bool(self.generator.lora) or not self.generate.num_base_steps,
+            f"generate.num_base_steps={self.generate.num_base_steps}: expected generator.lora=<file.safetensors>, the student that makes "
+            "the steps after them, found none",
+        )
         check(
             self.generate.images_per_caption >= 2 or self.pretrain.objective != "multi_positive",
             "generate.images_per_caption: expected 2 or more (images of a caption are each other's positives), found 1",

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from stablerep.errors import ConfigError, DataError
+from stablerep.groups.diffusers_extras import add_lora, base_first, tune
 from stablerep.groups.diffusers_pipeline import PromptEncoder, call_parameters, choose_device, latent_shape, load_pipeline
 from stablerep.groups.noise import image_key, latent_noise, step_generator
 from stablerep.groups.sampler import ImageHW3, ImageRequest
@@ -39,6 +41,10 @@ class DiffusersSampler:
         dtype: fp32, fp16 or bf16.
         device: auto (a GPU if there is one), cpu, cuda, cuda:1 ...
         size_px: height and width of the returned images.
+        lora: a checked safetensors file, see `lora`.
+        num_base_steps: so many first steps are made without the LoRA and with guidance, the others with it and without guidance.
+        is_compiled: compile denoiser and decoder, for calls of one length.
+        is_vae_sliced: decode image by image.
 
     Raises:
         ConfigError: a setting that the model or this machine does not have.
@@ -57,6 +63,10 @@ class DiffusersSampler:
         dtype: str,
         device: str,
         size_px: int,
+        lora: Path | None = None,
+        num_base_steps: int = 0,
+        is_compiled: bool = False,
+        is_vae_sliced: bool = False,
     ) -> None:
         if not (guidance == 0 or guidance >= 1):
             raise ConfigError(f"generate.guidance: expected 0 (unconditional), 1 (conditional) or more, found {guidance}")
@@ -64,6 +74,10 @@ class DiffusersSampler:
         self.device = choose_device(device)
         self._pipeline = load_pipeline(path, DTYPES[dtype], self.device)
         self._pipeline.scheduler = build_scheduler(scheduler, self._pipeline.scheduler, num_inference_steps)
+        if lora is not None:
+            add_lora(self._pipeline, lora)
+        self._num_base_steps = num_base_steps
+        tune(self._pipeline, is_compiled=is_compiled, is_vae_sliced=is_vae_sliced)
         self._prompts = PromptEncoder(self._pipeline, negative_prompt, guidance)
         self._latent_shape = latent_shape(self._pipeline)
         self._noise_seed = noise_seed
@@ -88,12 +102,25 @@ class DiffusersSampler:
             arguments["latents"] = noise_BCHW.to(self.device, self._pipeline.dtype)
         with warnings.catch_warnings(), torch.inference_mode(), torch.backends.cudnn.flags(True, benchmark=False, deterministic=True):
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # diffusers' schedulers under numpy 2
+            if self._num_base_steps:
+                arguments |= base_first(self._pipeline, self._num_base_steps)
             arguments |= self._prompts.arguments([request.text for request in requests])
             try:
                 images = self._pipeline(**arguments).images
             except ValueError as error:
                 raise ConfigError(f"{type(self._pipeline).__name__} refuses the settings of generate: {error}") from error
             return _stored(images, self.size_px)
+
+    @property
+    def device_name(self) -> str:
+        """As its driver calls it; empty for a CPU."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
+
+    def tflop_per_image(self) -> float:
+        """Counted while one image is made (torch.utils.flop_counter: matrix products, convolutions, attention)."""
+        with FlopCounterMode(display=False) as counter:
+            self.sample([ImageRequest("flops", "", 0)])
+        return counter.get_total_flops() / 1e12
 
 
 def _stored(images_BCHW: Any, size_px: int) -> list[ImageHW3 | None]:

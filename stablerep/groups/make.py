@@ -64,6 +64,8 @@ def spec(settings: Mapping[str, Any], *, is_real: bool = False, inspection: Mapp
     chosen = {key: settings[key] for key in (_REAL_KEYS if is_real else _SPEC_KEYS)}
     if chosen["image_format"] == "png":
         del chosen["image_quality"]  # lossless: it changes nothing
+    if settings.get("num_base_steps") and not is_real:
+        chosen["num_base_steps"] = settings["num_base_steps"]
     thresholds = {"black_max": BLACK_MAX, "constant_std": CONSTANT_STD, "duplicate_difference": DUPLICATE_DIFFERENCE}
     return {"version": SPEC_VERSION, **chosen, "quality": thresholds} | ({"inspection": dict(inspection)} if inspection else {})
 

@@ -94,7 +94,7 @@ def refuse_pickles(names: Iterable[str], index: dict[str, Any], where: str) -> N
 
 def model_digest(folder: Path, index: dict[str, Any]) -> str:
     """SHA-256 over the sorted pairs (relative name, SHA-256) of the files that decide the images."""
-    return digest([[name, _sha256(folder / name)] for name in content_files(_files(folder), index)])
+    return digest([[name, file_sha256(folder / name)] for name in content_files(_files(folder), index)])
 
 
 def image_size_px(folder: Path, index: dict[str, Any]) -> int:
@@ -139,7 +139,7 @@ def _is_content(name: PurePosixPath, components: list[str]) -> bool:
 def _check_weights(folder: Path, component: str, names: list[str]) -> None:
     weights = [name for name in names if name.endswith(".safetensors")]
     for name in weights:
-        _check_safetensors(folder / name)
+        check_safetensors(folder / name)
     for name in names:
         if name.endswith(".safetensors.index.json"):
             listed = set(_json(folder / name).get("weight_map", {}).values())
@@ -150,7 +150,7 @@ def _check_weights(folder: Path, component: str, names: list[str]) -> None:
         raise DataError(f"{folder / component}: expected weights as .safetensors, found none; download the model again")
 
 
-def _check_safetensors(path: Path) -> None:
+def check_safetensors(path: Path) -> None:
     """Compare the header of a safetensors file with its size (https://github.com/huggingface/safetensors, Format)."""
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -184,6 +184,7 @@ def _json(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: expected JSON, found something else ({error}); download the model again") from error
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
     with path.open("rb") as stream:
         return sha256_bytes(iter(lambda: stream.read(_CHUNK_BYTES), b""))

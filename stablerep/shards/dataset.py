@@ -43,6 +43,7 @@ def full_spec(prompt_set: PromptSet, generator: GeneratorRef, spec: dict[str, An
         "num_shards": prompt_set.num_shards,
         "generator_sha256": generator.sha256,
         "sampler": spec,
+        **({"lora_sha256": generator.lora_sha256} if generator.lora_sha256 else {}),
     }
 
 

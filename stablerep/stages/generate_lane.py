@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from stablerep.captions.prompt_set import lane_shards, read_prompt_set, shard_captions
+from stablerep.groups.cost import gpu_of_device
 from stablerep.groups.lane import LaneWork, Overtaken, Turn
 from stablerep.groups.make import make_shard, spec
 from stablerep.groups.resolve import is_real
@@ -46,7 +47,13 @@ class LaneRun:
     @cached_property
     def sampler(self) -> OpenSampler:
         """The loaded model, or the real images."""
-        return open_sampler(self.settings, self.generator, self.stage.store, self.captions)
+        return open_sampler(
+            self.settings,
+            self.generator,
+            self.stage.store,
+            self.captions,
+            on_halved=lambda _: self.report("stablerep_generate_out_of_memory_total", 1),
+        )
 
     def run(self) -> LaneReport:
         """Make what is missing; the records of this lane's shards are there at the end."""
@@ -91,9 +98,9 @@ class LaneRun:
             self.num_made += sum(verdicts.values())
             for verdict, number in verdicts.items():
                 self.report("stablerep_generate_images_total", number, verdict=verdict)
-            self.report("stablerep_generate_images_per_second", self.num_made / (time.monotonic() - self.started_at))
+            speed = self.report_speed()
             if progress:
-                progress.advance(verdicts.get("good", 0), f"shard {index}")
+                progress.advance(verdicts.get("good", 0), f"shard {index}{speed}")
             work.beat(index)
 
         try:
@@ -122,6 +129,20 @@ class LaneRun:
             self.report("stablerep_generate_shards_total", 1, outcome="made")
             self.report("stablerep_generate_groups_total", len(groups))
         parts.delete()
+
+    def report_speed(self) -> str:
+        """Report images a second and, where the images are computed, TFLOP/s and utilisation; the latter two also as words."""
+        rate = self.num_made / (time.monotonic() - self.started_at)
+        self.report("stablerep_generate_images_per_second", rate)
+        if not self.sampler.tflop_per_image:
+            return ""
+        reached = rate * self.sampler.tflop_per_image
+        self.report("stablerep_generate_tflop_per_second", reached)
+        gpu = gpu_of_device(self.sampler.device_name)
+        if gpu is None:
+            return f", {reached:.3g} TFLOP/s"
+        self.report("stablerep_generate_utilisation_ratio", reached / gpu.tflop_per_second)
+        return f", {reached:.0f} TFLOP/s, {reached / gpu.tflop_per_second:.0%} of what matrix products reach ({gpu.source})"
 
     def find(self, index: int) -> ShardRecord | None:
         """The record of a committed shard."""

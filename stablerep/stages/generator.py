@@ -7,9 +7,11 @@ Nothing heavy is imported unless there is something to fit.
 
 import shlex
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from stablerep.config.schema import GeneratorConfig
+from stablerep.groups.lora import resolve_lora
 from stablerep.groups.model_folder import INDEX_FILE
 from stablerep.groups.resolve import default_cache, is_real, resolve_generator
 from stablerep.identity import content_id
@@ -38,6 +40,9 @@ def run(recipe: str, overrides: str, store: str) -> GeneratorRef:
         else:
             model = _fitted_model(stage, config, overrides) if config.fit else config.model
             _, reference = resolve_generator(model, config.revision, config.licence, stage.store)
+            if config.lora:
+                _, uri, sha256 = resolve_lora(config.lora)
+                reference = replace(reference, lora_uri=uri, lora_sha256=sha256)
         stage.reporter.report("stablerep_run_info", 1, stage="generator", id=reference.generator_id)
         return reference
 

@@ -181,12 +181,13 @@ def test_the_spec_names_what_decides_the_images() -> None:
 
     settings = dataclasses.asdict(GenerateConfig())
     base = spec(settings)
-    how = {"batch_size": 9, "device": "cuda:3"}
+    how = {"batch_size": 9, "device": "cuda:3", "is_compiled": True, "is_vae_sliced": True}
     assert spec({**settings, **how}) == base
     changed = {
         "images_per_caption": 4,
         "scheduler": "dpm++",
         "num_inference_steps": 8,
+        "num_base_steps": 1,
         "guidance": 3.0,
         "negative_prompt": "blurry",
         "noise_seed": 1,

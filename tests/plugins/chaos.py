@@ -112,12 +112,12 @@ def run(folder: Path, store: Store, num_kills: int, *, num_workers: int = 4, see
                 continue
             time.sleep(chance.random() * 4 * PAUSE_SECONDS)
             workers[lane].kill()
-            assert workers[lane].wait() == -9, f"lane {lane} ended with {workers[lane].returncode} before it could be killed"
+            assert workers[lane].wait() == -9, (folder / f"lane-{lane}.txt").read_text()[-3000:]
             killed.append(workers[lane].pid)
             workers[lane] = start(folder, store, prompt_set, lane)
         (folder / "pause").write_text("0")
         for lane, worker in workers.items():
-            assert worker.wait(timeout=GIVE_UP_SECONDS) == 0, f"lane {lane} failed"
+            assert worker.wait(timeout=GIVE_UP_SECONDS) == 0, (folder / f"lane-{lane}.txt").read_text()[-3000:]
     finally:
         for worker in workers.values():
             worker.kill()
