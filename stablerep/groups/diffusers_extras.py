@@ -61,7 +61,7 @@ def base_first(pipeline: Any, num_base_steps: int) -> dict[str, Any]:
 def tune(pipeline: Any, *, is_compiled: bool, is_vae_sliced: bool) -> None:
     """Compile what takes the time, for shapes that do not change; decode in slices where memory is short."""
     vae = getattr(pipeline, "vae", None)
-    if is_vae_sliced and hasattr(vae, "enable_slicing"):
+    if is_vae_sliced and vae is not None and hasattr(vae, "enable_slicing"):
         vae.enable_slicing()
     if is_compiled:
         for module in (*(getattr(pipeline, name, None) for name in _COMPILED), getattr(vae, "decoder", None)):

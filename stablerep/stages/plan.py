@@ -25,7 +25,7 @@ def plan_table(
         ConfigError: an unknown GPU, or numbers that cannot be.
     """
     kind, base = gpu_named(gpu), configured(recipe, overrides).generate
-    rows = [_HEADER]
+    rows: list[tuple[str, ...]] = [_HEADER]
     named = {name: (values["num_inference_steps"], values["num_base_steps"]) for name, values in PRESETS.items()}
     for name, (num_steps, num_base_steps) in {**named, "this recipe": (base.num_inference_steps, base.num_base_steps)}.items():
         tflop = tflop_per_image(num_steps, num_base_steps, base.guidance)
@@ -55,6 +55,6 @@ def _grounds(reached: float, source: str, utilisation: float, guidance: float) -
         f"computed: {EVALUATION_TFLOP} TFLOP an evaluation of the denoiser, {DECODING_TFLOP} a decoding; guidance {guidance:g}",
         f"{how}: matrix products reach {reached:.0f} TFLOP/s{f', {why}' if why else ''}",
         f"assumed: a lane reaches {utilisation:.0%} of that; a running lane reports its own (stablerep_generate_utilisation_ratio)",
-        "not included: retries, loading, the store, idle nodes. sd15_lcm4 needs generator.lora. A fast preset is not said to be equal to the",
-        "paper's: few steps cost diversity within a group.",
+        "not included: retries, loading, the store, idle nodes. sd15_lcm4 needs generator.lora. A fast preset is not said to be equal to",
+        "the paper's: few steps cost diversity within a group.",
     ]

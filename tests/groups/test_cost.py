@@ -76,5 +76,5 @@ def test_a_preset_is_short_for_its_words() -> None:
         load_recipe("cc12m_b16", "generate.preset=sd15_lcm4")
     with pytest.raises(ConfigError, match="unknown preset 'sd15_dpm2', did you mean 'sd15_dpm20'"):
         load_recipe("cc12m_b16", "generate.preset=sd15_dpm2")
-    with pytest.raises(ConfigError, match="generate.num_base_steps: expected 0 to 49, found 50"):
+    with pytest.raises(ConfigError, match=r"generate.num_base_steps: expected 0 to 49, found 50"):
         load_recipe("cc12m_b16", "generate.num_base_steps=50 generator.lora=x.safetensors")
