@@ -113,6 +113,9 @@ GENERATION = Dashboard(
                 Panel("Progress of lanes", {"{{pod}}{{instance}}": of("stage_progress_ratio", 'stage="generate"')}, "percentunit"),
                 Panel("Groups committed", {"": f"sum({of('generate_groups_total')})"}, kind="stat", width=4),
                 Panel("Shards", {"{{outcome}}": f"sum by (outcome) ({of('generate_shards_total')})"}, kind="stat", width=4),
+                Panel("TFLOP/s of the samplers, all lanes", {"all": f"sum({of('generate_tflop_per_second')})"}),
+                Panel("Share of what the GPU reaches", {"{{pod}}{{instance}}": of("generate_utilisation_ratio")}, "percentunit", needs=GPU),
+                Panel("Batches halved", {"": f"sum({of('generate_out_of_memory_total')})"}, kind="stat", needs=FAILURE),
             ),
         ),
         Row(
