@@ -1,4 +1,5 @@
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -124,6 +125,10 @@ def test_workers_share_what_is_queued_evenly_and_answers_keep_their_order(make: 
 
 def test_two_images_of_an_idle_server_go_to_two_workers(make: Make, model: Doubling) -> None:
     batcher = make(num_workers=2)
+    deadline = time.monotonic() + 30
+    while batcher._num_idle < 2:  # threads that have not begun have no share yet
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
     future = batcher.submit([1, 2])
     assert all(model.entered.acquire(timeout=10) for _ in range(2))  # both are in the model before either is done
     model.gate.set()
