@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stablerep import __version__
+from stablerep.cli_catalogue import add_commands, run_command
 from stablerep.errors import StablerepError
 from stablerep.stages import INPUTS
 
@@ -104,6 +105,8 @@ def _run(options: argparse.Namespace) -> int:
         checks = examine(options.role)
         print(table(checks))
         require_green(checks)
+    elif (said := run_command(options)) is not None:
+        print(said)
     else:
         from stablerep.stages.dispatch import run_stage
 
@@ -115,6 +118,10 @@ def _extra(options: argparse.Namespace) -> dict[str, Any]:
     """What a verb takes beyond recipe, overrides, store and the records of the ledger."""
     if options.command == "preflight":
         return {"stages": options.stages, "has_probe_pod": options.probe_pod}
+    if getattr(options, "dataset", ""):
+        from stablerep.stages.dispatch import dataset_record
+
+        return {"dataset": dataset_record(options.store, options.dataset)}
     return {"lane": options.lane} if options.command == "generate" else {}
 
 
@@ -138,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--lane", type=int, default=0, help="which lane, from 0 (default: 0)")
         if name == "preflight":
             _add_preflight(command)
+        if "dataset" in INPUTS[name]:
+            command.add_argument("--dataset", default="", metavar="ID", help="a curated data set (default: what commit left in the ledger)")
     _add_store(_add(commands, "serve", "serve the promoted encoder in the foreground"))
     _add_store(_add(commands, "stop", "stop the endpoint that a run left in the background"))
     _add_views(commands)
@@ -145,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "show", "print a recipe with its overrides as JSON")
     _add_embed(commands)
     _add_convert(commands)
+    add_commands(commands)
     commands.add_parser("recipes", formatter_class=_Help, help="list the recipes", description="List the recipes.")
     text = "check that this container, or this machine, holds what its role needs"
     doctor = commands.add_parser("doctor", formatter_class=_Help, help=text, description=f"{text.capitalize()}.")

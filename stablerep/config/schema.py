@@ -32,7 +32,7 @@ __all__ = [
 class CaptionsConfig:
     """prepare: where captions come from and how they are cut into work."""
 
-    source: str = "packaged:mnist"  # packaged:<name>, or the URI of a .txt .csv .tsv .jsonl .parquet file
+    source: str = "packaged:mnist"  # packaged:<name>, the URI of a .txt .csv .tsv .jsonl .parquet file, or catalogue:[store URI]
     column: str = "caption"
     label_column: str = ""  # the class of each caption, where a table names one; packaged captions have theirs
     num_captions: int = 0  # 0: all
@@ -40,9 +40,22 @@ class CaptionsConfig:
     captions_per_shard: int = 64
     num_lanes: int = 2
     seed: int = 0
+    as_of: str = ""  # with catalogue: only: the moment whose captions are meant, ISO 8601 with an offset
+    tags: tuple[str, ...] = ()  # with catalogue: only captions with all of these; !tag for none of it
+    balance: Literal["none", "class"] = "none"  # with catalogue: equally many captions of each class
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        is_catalogue = self.source.startswith("catalogue:")
+        check(
+            is_catalogue or not (self.as_of or self.tags or self.balance != "none"),
+            f"captions.as_of, captions.tags, captions.balance: expected captions.source=catalogue:, found {self.source}",
+        )
+        check(
+            not is_catalogue or bool(self.as_of),
+            "captions.as_of: expected a moment such as 2026-11-23T05:40:00+00:00 with captions.source=catalogue:, found none; "
+            "the same moment is the same prompt set, however many captions are added later",
+        )
         check(bool(self.source), "captions.source: expected packaged:<name> or a URI, found an empty string")
         check(self.num_captions >= 0, f"captions.num_captions: expected 0 (all) or more, found {self.num_captions}")
         check(self.captions_per_shard >= 1, f"captions.captions_per_shard: expected 1 or more, found {self.captions_per_shard}")

@@ -61,13 +61,13 @@ def _figure(group: ImageGroup) -> tuple[str, int]:
     tags: list[str] = []
     width_px, room_px = 0, PAGE_WIDTH_PX // len(group.images) - GAP_PX
     for number, data in enumerate(group.images):
-        shown, mime, shown_px = _shown(data, group.image_format, min(MAX_SHOWN_PX, max(MIN_SHOWN_PX, room_px)))
+        shown, mime, shown_px = shown_image(data, group.image_format, min(MAX_SHOWN_PX, max(MIN_SHOWN_PX, room_px)))
         tags.append(image_tag(shown, mime, shown_px, f"image {number}: {group.caption.text}"))
         width_px += shown_px + GAP_PX
     return f"<figure><div>{''.join(tags)}</div><figcaption>{escape(group.caption.text)}</figcaption></figure>", width_px
 
 
-def _shown(data: bytes, image_format: str, max_px: int) -> tuple[bytes, str, int]:
+def shown_image(data: bytes, image_format: str, max_px: int) -> tuple[bytes, str, int]:
     """Bytes, MIME type and width in pixels at which an image is shown: small ones as they are, large ones reduced."""
     with Image.open(io.BytesIO(data)) as image:
         if image.width <= max_px:

@@ -1,41 +1,31 @@
-"""The catalogue as a Feast repository: the Parquet files of `catalogue.parquet` offline, SQLite online, a registry in a file.
+"""The catalogue as a Feast repository: the Parquet files of `catalogue.files` offline, SQLite online, a registry in a file.
 
     <store>/catalogue/feast/{feature_store.yaml, registry.db, online.db, synced.json}
 
 Parquet holds the facts, and Feast serves them: whatever was registered without Feast (by a stage whose image has none) goes online when
-the catalogue is used next, so both always tell the same. Definitions are applied only when they change. Entities: group, model, suite.
-`feast -c <store>/catalogue/feast` works on the same repository. No network, no telemetry, local stores only; on a cluster the overlay
-`feast` runs a feature server instead.
+the catalogue is used next, so both always tell the same. Definitions are applied only when they change. `feast -c <store>/catalogue/feast`
+works on the same repository. No network, no telemetry, local stores only; on a cluster `feast_cluster` brings the same facts online.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import fcntl
 import json
-import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
-from importlib import import_module, metadata
-from pathlib import Path
+from importlib import metadata
 from typing import Any
 
-from stablerep.catalogue import Champion, GroupRow, ParquetCatalogue
-from stablerep.catalogue.parquet import FOLDER, KEYS, SCHEMAS, champion_of
-from stablerep.errors import ConfigError
+from stablerep.catalogue import CaptionRow, Champion, GroupRow, Neighbour, ParquetCatalogue, Reference, Served, files
+from stablerep.catalogue.parquet import caption_of, champion_of, image_of, moment, no_reference
+from stablerep.catalogue.tables import TABLES, Table, embeddings_table
+from stablerep.errors import ConfigError, DataError
 from stablerep.identity import digest
+from stablerep.integrations.feast_definitions import definitions, import_feast, local_configuration
 from stablerep.records import DatasetRef, Evaluation
 from stablerep.store import Store
 
-PROJECT = "stablerep"
-OWNER = "stablerep"
-_DEFINITIONS = 1  # raise it when `_objects` changes
-_ENTITIES = {"group": "group_id", "model": "model_id", "suite": "suite"}
-_STAGES = {"groups": "commit", "evaluations": "probe", "champions": "verify"}
-_TTL = {"groups": timedelta(days=3650), "evaluations": timedelta(days=3650), "champions": timedelta(0)}  # 0: for ever
-_SERVICES = {"curation": "groups", "gate": "champions"}
-_TYPES = {"string": "String", "int64": "Int64", "double": "Float64"}
-_PROMETHEUS_VARIABLES = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
-_NOT_SERVED = {"record", "event_timestamp", "created"}
+_DEFINITIONS = 2  # raise it when what `feast_definitions` makes of a table changes
+_NUM_ROWS_AT_ONCE = 20_000  # about three seconds; a table with more new rows goes online by `sync()`
 
 
 class FeastCatalogue:
@@ -43,91 +33,172 @@ class FeastCatalogue:
 
     Args:
         store: a store on this machine.
+        configuration: of Feast, where registry and online store are not files of this store.
 
     Raises:
         ConfigError: the store is not local, or Feast is installed but cannot be imported.
     """
 
-    def __init__(self, store: Store) -> None:
-        root = store.local_path(FOLDER)
+    def __init__(self, store: Store, configuration: dict[str, Any] | None = None) -> None:
+        root = store.local_path(files.FOLDER)
         if root is None:
             raise ConfigError(f"the Feast catalogue needs a store on this machine, found {store.uri}; set gate.has_catalogue=false")
-        self._parquet, self._root, self._folder = ParquetCatalogue(store), root.absolute(), root.absolute() / "feast"
+        self._store, self._parquet = store, ParquetCatalogue(store)
+        self._root, self._folder = root.absolute(), root.absolute() / "feast"
         self._state_path, self._feature_store = self._folder / "synced.json", None
+        self._configuration = configuration or local_configuration(self._folder)
+        names = () if configuration else ("registry.db", "online.db")
+        self._databases = [self._folder / name for name in names]
+
+    def register_captions(self, name: str, rows: Iterable[CaptionRow], when: str) -> None:
+        """Add or replace captions; see `Catalogue`."""
+        self._parquet.register_captions(name, rows, when)
+        self.sync(_NUM_ROWS_AT_ONCE)
+
+    def captions(self, when: str) -> list[CaptionRow]:
+        """Captions as of a moment, by Feast's point-in-time join; see `Catalogue`."""
+        import pandas as pd
+
+        table, asked_at = TABLES["captions"], moment(when)
+        ids = sorted({key for name in files.keys_of(self._store, table) for key in self._column(table, name, "caption_id")})
+        if not ids:
+            return []
+        self.sync(_NUM_ROWS_AT_ONCE)
+        asked = pd.DataFrame({"caption_id": ids, "event_timestamp": pd.to_datetime([asked_at] * len(ids), utc=True)})
+        features = [f"captions:{name}" for name in table.features]
+        found = self.feature_store().get_historical_features(entity_df=asked, features=features).to_df()
+        known = found[found["caption"].notna()].sort_values("caption_id")
+        return [caption_of(_plain(row)) for row in known.to_dict("records")]
 
     def register_dataset(self, dataset: DatasetRef, rows: Iterable[GroupRow], when: str) -> None:
         """Add or replace the groups of a data set; see `Catalogue`."""
         self._parquet.register_dataset(dataset, rows, when)
-        self.sync()
+        self.sync(_NUM_ROWS_AT_ONCE)
+
+    def register_reference(self, reference: Reference, when: str) -> None:
+        """Add or replace what a model makes of a set of images; see `Catalogue`."""
+        self._parquet.register_reference(reference, when)
+        self.sync(_NUM_ROWS_AT_ONCE)
+
+    def nearest(self, model_id: str, space: str, query_D: Sequence[float], count: int) -> list[Neighbour]:
+        """The nearest reference images, by the online store; see `Catalogue`.
+
+        Feast 0.67 returns the column of the entity key in another order than the features, so the id is asked for as a feature, and rows
+        are sorted here (tests/catalogue/test_vector_search.py shows it).
+        """
+        table = embeddings_table(model_id, space)
+        dimensions = self._dimensions(table)
+        if not dimensions:
+            raise no_reference(model_id, space, self._store)
+        if len(query_D) != dimensions:
+            expected = f"a query of {dimensions} numbers as the reference set has"
+            raise DataError(f"expected {expected}, found {len(query_D)}; embed it with the model of the set")
+        self.sync(_NUM_ROWS_AT_ONCE)
+        features = [f"{table.name}:{name}" for name in table.features if name != "vector"]
+        answer = self.feature_store().retrieve_online_documents_v2(
+            features=features, query=list(map(float, query_D)), top_k=count, distance_metric="cosine"
+        )
+        columns = answer.to_dict()
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        rows.sort(key=lambda row: (row["distance"], row["image"]))
+        return [Neighbour(image_of(row), row["distance"]) for row in rows]
 
     def register_evaluation(self, evaluation: Evaluation, when: str) -> None:
         """Add or replace what a model reached on a suite; see `Catalogue`."""
         self._parquet.register_evaluation(evaluation, when)
-        self.sync()
+        self.sync(_NUM_ROWS_AT_ONCE)
 
     def promote(self, model_id: str, suite: str, when: str) -> None:
         """Make a model the champion of a suite; see `Catalogue`."""
         self._parquet.promote(model_id, suite, when)
-        self.sync()
+        self.sync(_NUM_ROWS_AT_ONCE)
 
     def champion(self, suite: str) -> Champion | None:
         """The champion of a suite as the online store has it; see `Catalogue`."""
-        self.sync()
-        names = [f"champions:{name}" for name in _features("champions")]
+        self.sync(_NUM_ROWS_AT_ONCE)
+        names = [f"champions:{name}" for name in TABLES["champions"].features]
         answer = self.feature_store().get_online_features(features=names, entity_rows=[{"suite": suite}]).to_dict()
         row = {name: values[0] for name, values in answer.items()}
         return champion_of(row) if row["model_id"] is not None else None
 
-    def sync(self) -> list[str]:
-        """Apply changed definitions and bring new and changed files online; returns the tables that were written."""
+    def register_served(self, served: Served, when: str) -> None:
+        """Say which encoder an endpoint was verified with; see `Catalogue`."""
+        self._parquet.register_served(served, when)
+        self.sync(_NUM_ROWS_AT_ONCE)
+
+    def sync(self, num_rows_at_once: int = 0) -> list[str]:
+        """Apply changed definitions and bring new and changed files online.
+
+        Args:
+            num_rows_at_once: tables with more new rows than this wait for a call without a limit (0).
+
+        Returns:
+            The tables that were written.
+        """
         with self._locked():
-            state, definitions = self._state(), self._fingerprint()
-            if state.get("definitions") != definitions:
-                (self._folder / "feature_store.yaml").write_text(json.dumps(_configuration(self._folder), indent=1))
-                self.feature_store().apply(_objects(self._root))
-                state = {"definitions": definitions}
-            written = [table for table in KEYS if self._bring_online(table, state)]
+            tables = files.all_tables(self._store)
+            state, fingerprint = self._state(tables), self._fingerprint(tables)
+            if state.get("definitions") != fingerprint:
+                (self._folder / "feature_store.yaml").write_text(json.dumps(self._configuration, indent=1))
+                sources = {table.name: str(self._root / table.name) for table in tables}
+                self.feature_store().apply(definitions([(table, self._dimensions(table)) for table in tables], sources))
+                state["definitions"] = fingerprint
+            written = [table.name for table in tables if self._bring_online(table, state, num_rows_at_once)]
             self._state_path.write_text(json.dumps(state))
             return written
 
     def feature_store(self) -> Any:
         """The `feast.FeatureStore` of this repository."""
         if self._feature_store is None:
-            self._feature_store = _feast().FeatureStore(repo_path=str(self._folder))
+            self._feature_store = import_feast().FeatureStore(repo_path=str(self._folder))
         return self._feature_store
 
-    def _bring_online(self, table: str, state: dict[str, Any]) -> bool:
+    def _bring_online(self, table: Table, state: dict[str, Any], num_rows_at_once: int) -> bool:
         """Write the rows of files that are new or differ from those in `state`; True when there were any."""
-        import pandas as pd
+        known: dict[str, str] = state.setdefault(table.name, {})
+        found = {key: self._store.sha256(key) for key in files.keys_of(self._store, table)}
+        new = {key for key in found if known.get(key) != found[key]}
+        if not new:
+            state[table.name] = found
+            return False
+        changed = {key for name in new for key in zip(*(self._column(table, name, column) for column in table.keys), strict=True)}
+        if num_rows_at_once and len(changed) > num_rows_at_once:
+            return False
+        rows = files.rows_as_of(self._store, table).to_pandas()
+        chosen = [key in changed for key in zip(*(rows[column] for column in table.keys), strict=True)]
+        columns = [*table.keys, *table.features, "event_timestamp", "created"]
+        self.feature_store().write_to_online_store(table.name, rows.loc[chosen, columns])
+        state[table.name] = found
+        return True
 
-        known: dict[str, str] = state.setdefault(table, {})
-        found = {key: self._parquet.store.sha256(key) for key in self._parquet.parts(table)}
-        changed = {_row_key(table, row) for key in found if known.get(key) != found[key] for row in self._parquet.part(key)}
-        rows = [row for row in self._parquet.rows(table) if _row_key(table, row) in changed] if changed else []
-        if rows:
-            columns = [column for column in SCHEMAS[table].names if column != "record"]
-            self.feature_store().write_to_online_store(table, pd.DataFrame(rows)[columns])
-        state[table] = found
-        return bool(rows)
+    def _column(self, table: Table, key: str, column: str) -> list[str]:
+        return files.read_file(self._store, table, key)[column].to_pylist()
 
-    def _state(self) -> dict[str, Any]:
+    def _dimensions(self, table: Table) -> int:
+        """Numbers in a vector of a table of embeddings; 0 where it has none."""
+        if "vector" not in table.columns:
+            return 0
+        keys = files.keys_of(self._store, table)
+        return len(files.read_file(self._store, table, keys[0])["vector"][0]) if keys else 0
+
+    def _state(self, tables: Sequence[Table]) -> dict[str, Any]:
         """What is online; nothing where the databases are gone, and start anew where a file that is online was removed."""
         try:
             state: dict[str, Any] = json.loads(self._state_path.read_text())
         except (OSError, ValueError):
             return {}
-        databases = [self._folder / name for name in ("registry.db", "online.db")]
-        is_whole = all(path.exists() for path in databases)
-        if is_whole and all(set(state.get(table, ())) <= set(self._parquet.parts(table)) for table in KEYS):
+        there = {key for table in tables for key in files.keys_of(self._store, table)}
+        online = {key for known in state.values() if isinstance(known, dict) for key in known}
+        if online <= there and all(path.exists() for path in self._databases):
             return state
-        for path in databases:
+        for path in self._databases:
             path.unlink(missing_ok=True)
         self._feature_store = None
         return {}
 
-    def _fingerprint(self) -> str:
-        schemas = {table: str(schema) for table, schema in SCHEMAS.items()}
-        return digest([_DEFINITIONS, metadata.version("feast"), str(self._root), schemas])
+    def _fingerprint(self, tables: Sequence[Table]) -> str:
+        schemas = {table.name: [str(table.schema), self._dimensions(table)] for table in tables}
+        return digest([_DEFINITIONS, metadata.version("feast"), str(self._root), self._configuration, schemas])
 
     @contextmanager
     def _locked(self) -> Generator[None]:
@@ -138,71 +209,6 @@ class FeastCatalogue:
             yield
 
 
-def _feast() -> Any:
-    """Feast, imported on first use (seconds), its usage reports off.
-
-    On import Feast 0.67 sets variables that switch prometheus_client to files shared between processes, for us and for our children.
-    So prometheus_client is imported first, which settles where it keeps values, and the variables are put back.
-    """
-    os.environ["FEAST_USAGE"] = "False"
-    before = {name: os.environ.get(name) for name in _PROMETHEUS_VARIABLES}
-    try:
-        import_module("prometheus_client")  # before Feast
-        import feast
-    except ImportError as error:
-        raise ConfigError(f"feast is installed but cannot be imported: {error}; repair it or set gate.has_catalogue=false") from error
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-    return feast
-
-
-def _configuration(folder: Path) -> dict[str, Any]:
-    """The content of feature_store.yaml (JSON is YAML)."""
-    return {
-        "project": PROJECT,
-        "provider": "local",
-        "registry": str(folder / "registry.db"),
-        "online_store": {"type": "sqlite", "path": str(folder / "online.db")},
-        "offline_store": {"type": "dask"},
-        "entity_key_serialization_version": 3,
-    }
-
-
-def _objects(root: Path) -> list[Any]:
-    """Entities, feature views over the Parquet folders (absolute paths), feature services."""
-    feast = _feast()
-    entities = {
-        key: feast.Entity(name=name, join_keys=[key], value_type=feast.ValueType.STRING, owner=OWNER) for name, key in _ENTITIES.items()
-    }
-    views = {table: _view(feast, root, table, [entities[key] for key in keys]) for table, keys in KEYS.items()}
-    services = [feast.FeatureService(name=name, features=[views[table]], owner=OWNER) for name, table in _SERVICES.items()]
-    return [*entities.values(), *views.values(), *services]
-
-
-def _view(feast: Any, root: Path, table: str, entities: list[Any]) -> Any:
-    import feast.types as feast_types
-
-    kinds = {name: getattr(feast_types, _TYPES[str(SCHEMAS[table].field(name).type)]) for name in _features(table)}
-    source = feast.FileSource(
-        name=table, path=str(root / table), timestamp_field="event_timestamp", created_timestamp_column="created", owner=OWNER
-    )
-    return feast.FeatureView(
-        name=table,
-        entities=entities,
-        ttl=_TTL[table],
-        schema=[feast.Field(name=name, dtype=kind) for name, kind in kinds.items()],
-        source=source,
-        tags={"stage": _STAGES[table]},
-        owner=OWNER,
-    )
-
-
-def _features(table: str) -> list[str]:
-    return [name for name in SCHEMAS[table].names if name not in _NOT_SERVED and name not in KEYS[table]]
-
-
-def _row_key(table: str, row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[column] for column in KEYS[table])
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a data frame with missing values as None and arrays as lists."""
+    return {name: value.tolist() if hasattr(value, "tolist") else (None if value != value else value) for name, value in row.items()}

@@ -4,7 +4,6 @@ Everything shown comes from the records the stages returned; a stage that has no
 sheet, the curves and the probe report of their stages as sections, so that one file is all one needs to send.
 """
 
-import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from stablerep.config import Recipe
+from stablerep.report.lineage import Node, mermaid
 from stablerep.report.page import body_of, escape, page, table
 
 
@@ -64,7 +64,7 @@ def run_markdown(run: Run) -> str:
     lines += [f"- **{title}**: {text}" for title, text in _facts(run)]
     lines += ["", "| stage | seconds |", "|---|---|"]
     lines += [f"| {entry.name} | {entry.ended_at - entry.started_at:.1f} |" for entry in run.entries if entry.name != "finish"]
-    return "\n".join([*lines, "", "```mermaid", *_mermaid(run), "```", ""])
+    return "\n".join([*lines, "", "```mermaid", *_diagram(run), "```", ""])
 
 
 def run_html(run: Run) -> str:
@@ -150,15 +150,23 @@ def _stages(run: Run) -> str:
     return table(["stage", "seconds", "ended (UTC)"], rows)
 
 
-def _mermaid(run: Run) -> list[str]:
+def _diagram(run: Run) -> list[str]:
+    """What was made from what, as far as the run came."""
     chain = [
-        ("prepare", "prompt_set_id", "captions"),
-        ("commit", "dataset_id", "groups"),
-        ("pretrain", "run_key", "run"),
-        ("export", "model_id", "encoder"),
-        ("probe", "suite", "probe"),
-        ("deploy", "url", "endpoint"),
+        ("captions", "prepare", "prompt_set_id", ()),
+        ("generator", "generator", "generator_id", ()),
+        ("groups", "commit", "dataset_id", ("captions", "generator")),
+        ("run", "pretrain", "run_key", ("groups",)),
+        ("encoder", "export", "model_id", ("run",)),
+        ("probe", "probe", "suite", ("encoder",)),
+        ("gate", "gate", "is_promoted", ("probe",)),
+        ("endpoint", "deploy", "url", ("gate",)),
     ]
-    nodes = [(label, str(run.record(stage)[key])) for stage, key, label in chain if run.record(stage)]
-    lines = [f'  {label}["{label}<br/>{value}"]' for label, value in nodes]
-    return ["graph LR", *lines, *(f"  {a} --> {b}" for (a, _), (b, _) in itertools.pairwise(nodes))]
+    nodes: list[Node] = []
+    numbers: dict[str, int] = {}
+    for kind, stage, key, sources in chain:
+        if record := run.record(stage):
+            name = ("promoted" if record[key] else "held") if key == "is_promoted" else record[key]
+            numbers[kind] = len(nodes)
+            nodes.append(Node(kind, str(name), {}, tuple(numbers[source] for source in sources if source in numbers)))
+    return mermaid(nodes)

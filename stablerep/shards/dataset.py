@@ -12,6 +12,7 @@ from stablerep.errors import DataError, ShardError, StoreError
 from stablerep.identity import canonical_json, content_id, sha256_bytes
 from stablerep.records import DatasetRef, GeneratorRef, PromptSet, ShardRecord
 from stablerep.shards import layout
+from stablerep.shards.curated import parse_curated
 from stablerep.shards.group import ImageGroup
 from stablerep.shards.index import index_of
 from stablerep.shards.manifest import Manifest, manifest_of
@@ -197,4 +198,7 @@ def find_dataset(store: Store, dataset_id: str) -> DatasetRef | None:
         DataError: the manifest is not readable.
     """
     key = layout.manifest_key(dataset_id)
-    return Manifest.from_json(store.read_text(key)).reference(store) if store.exists(key) else None
+    if not store.exists(key):
+        return None
+    text = store.read_text(key)
+    return (parse_curated(text) or Manifest.from_json(text)).reference(store)

@@ -10,15 +10,17 @@ Dimension key: M images of a caption. Images stay encoded; decoding is the busin
 
 import json
 from bisect import bisect_right
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
+from itertools import accumulate, groupby, islice
+from operator import itemgetter
 from typing import Any
 
 from stablerep.errors import DataError, ShardError, StoreError
 from stablerep.identity import sha256_bytes
 from stablerep.records import Caption, DatasetRef
 from stablerep.shards import layout
+from stablerep.shards.curated import CuratedManifest, kept_positions, parse_curated
 from stablerep.shards.group import ImageGroup
 from stablerep.shards.index import Member, ShardIndex
 from stablerep.shards.manifest import Manifest
@@ -26,6 +28,7 @@ from stablerep.shards.verify import check_digests, check_sizes, damaged
 from stablerep.store import Store
 
 HASHED_AT_OPEN_BYTES = 4 << 30
+_METADATA_AT_ONCE = 1000
 
 
 class GroupDataset:
@@ -43,12 +46,15 @@ class GroupDataset:
 
     def __init__(self, store: Store, dataset: DatasetRef, *, verify: bool = True) -> None:
         self._store = store
-        self._manifest = manifest = _read_manifest(store, dataset)
+        self._manifest, self._manifest_sha256, curated = _read_manifests(store, dataset)
+        manifest = self._manifest
         self._ends = list(accumulate(shard.num_groups for shard in manifest.shards))
         self._indexes: dict[int, ShardIndex] = {}
-        self.num_groups = manifest.num_groups
+        self._kept = kept_positions(curated, manifest.num_groups) if curated else None
+        self.excluded = curated.excluded if curated else ()
+        self.num_groups = curated.num_groups if curated else manifest.num_groups
         self.images_per_caption = manifest.images_per_caption
-        self.total_images = manifest.num_images
+        self.total_images = curated.num_images if curated else manifest.num_images
         self.image_format = manifest.image_format
         if verify:
             check_sizes(store, manifest)
@@ -89,24 +95,44 @@ class GroupDataset:
         (content,) = self._read(shard, index.caption_id(place), [index.facts(place)])
         return json.loads(content)["metadata"]
 
+    def all_metadata(self) -> Iterator[dict[str, Any]]:
+        """The metadata of every group in order, many groups of a shard at a time; Raises as for `images`."""
+        located = map(self._locate, range(self.num_groups))
+        for shard, places in groupby(((shard, place) for shard, _, place in located), key=itemgetter(0)):
+            index = self._index(shard)
+            while chosen := [place for _, place in islice(places, _METADATA_AT_ONCE)]:
+                contents = self._read(shard, index.caption_id(chosen[0]), [index.facts(place) for place in chosen])
+                yield from (json.loads(content)["metadata"] for content in contents)
+
     def group(self, position: int) -> ImageGroup:
         """A whole group; Raises as for `images`."""
         images = self.images(position, range(self.num_images(position)))
         return ImageGroup(self.caption(position), tuple(images), self.image_format, self.metadata(position))
 
-    def shard_name(self, position: int) -> str:
-        """File name of the shard a group is in."""
-        return self._manifest.shards[self._shard_of(position)].name
+    @property
+    def shards_of(self) -> tuple[str, str]:
+        """The data set whose shards are read, and the digest of its manifest; another one's where this one is curated."""
+        return self._manifest.dataset_id, self._manifest_sha256
 
-    def _shard_of(self, position: int) -> int:
+    def shard_position(self, position: int) -> int:
+        """The position of a group in the data set whose shards are read.
+
+        Raises:
+            DataError: there is no such position.
+        """
         if not 0 <= position < self.num_groups:
             raise DataError(f"data set {self._manifest.dataset_id}: expected a group from 0 to {self.num_groups - 1}, found {position}")
-        return bisect_right(self._ends, position)
+        return position if self._kept is None else self._kept[position]
+
+    def shard_name(self, position: int) -> str:
+        """File name of the shard a group is in."""
+        return self._manifest.shards[bisect_right(self._ends, self.shard_position(position))].name
 
     def _locate(self, position: int) -> tuple[int, ShardIndex, int]:
         """Shard, its index, and the place of the group in it."""
-        shard = self._shard_of(position)
-        return shard, self._index(shard), position - (self._ends[shard] - self._manifest.shards[shard].num_groups)
+        there = self.shard_position(position)
+        shard = bisect_right(self._ends, there)
+        return shard, self._index(shard), there - (self._ends[shard] - self._manifest.shards[shard].num_groups)
 
     def _index(self, shard: int) -> ShardIndex:
         if (index := self._indexes.get(shard)) is None:
@@ -145,12 +171,21 @@ class GroupDataset:
             raise ShardError(damaged(self._store, dataset_id, entry.index, f"{entry.size_bytes} bytes", str(error))) from error
 
 
-def _read_manifest(store: Store, dataset: DatasetRef) -> Manifest:
-    key = layout.manifest_key(dataset.dataset_id)
+def _read_manifests(store: Store, dataset: DatasetRef) -> tuple[Manifest, str, CuratedManifest | None]:
+    """The manifest with the shards, its digest, and what is left out of them where the data set is a curated one."""
+    text = _read_manifest(store, dataset.dataset_id, dataset.manifest_sha256)
+    curated = parse_curated(text)
+    if curated is None:
+        return Manifest.from_json(text), dataset.manifest_sha256, None
+    return Manifest.from_json(_read_manifest(store, curated.curated_of, curated.curated_sha256)), curated.curated_sha256, curated
+
+
+def _read_manifest(store: Store, dataset_id: str, sha256: str) -> str:
+    key = layout.manifest_key(dataset_id)
     content = store.read(key)
-    if (found := sha256_bytes(content)) != dataset.manifest_sha256:
+    if (found := sha256_bytes(content)) != sha256:
         raise DataError(
-            f"manifest {store.uri_of(key)}: expected sha256 {dataset.manifest_sha256}, found {found}; "
+            f"manifest {store.uri_of(key)}: expected sha256 {sha256}, found {found}; "
             "it was changed after the data set was committed: delete it and run commit again"
         )
-    return Manifest.from_json(content.decode("utf-8"))
+    return content.decode("utf-8")

@@ -7,7 +7,7 @@ by the next, and a data set that is complete is returned at once. When it was re
 import json
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -126,18 +126,16 @@ def spread(num_groups: int, count: int) -> list[int]:
 
 
 def _register(stage: Stage, dataset: DatasetRef) -> None:
-    """Put the groups in the catalogue, once for each kind of catalogue."""
+    """Put the groups in the catalogue, once. Feast, which takes seconds to import, brings them online when the gate opens it."""
     key = f"groups/{dataset.dataset_id}/registered.json"
-    use_feast = stage.recipe.gate.has_catalogue
-    known: dict[str, str] = json.loads(stage.store.read_text(key)) if stage.store.exists(key) else {}
-    kind = "feast" if use_feast else "parquet"
-    if kind in known:
+    if stage.store.exists(key):
         return
-    from stablerep.stages.catalogue_choice import open_catalogue
+    from stablerep.catalogue import ParquetCatalogue
 
-    when = datetime.now(UTC).isoformat()
-    open_catalogue(stage.store, use_feast).register_dataset(dataset, _rows(stage, dataset), when)
-    stage.store.write(key, json.dumps({**known, kind: when}, sort_keys=True))
+    catalogue, when = ParquetCatalogue(stage.store), datetime.now(UTC).isoformat()
+    if not catalogue.has_groups(dataset.dataset_id):
+        catalogue.register_dataset(dataset, _rows(stage, dataset), when)
+    stage.store.write(key, json.dumps({"parquet": when}))
 
 
 def _rows(stage: Stage, dataset: DatasetRef) -> Iterator["GroupRow"]:
@@ -146,7 +144,31 @@ def _rows(stage: Stage, dataset: DatasetRef) -> Iterator["GroupRow"]:
 
     groups = GroupDataset(stage.store, dataset, verify=False)
     guidance = float(read_spec(stage.store, dataset.dataset_id)["sampler"].get("guidance", 0.0))  # real images were not guided
-    for position in range(groups.num_groups):
+    for position, metadata in enumerate(groups.all_metadata()):
         caption = groups.caption(position)
         shard_index = int(groups.shard_name(position).partition(".")[0])
-        yield GroupRow(caption.caption_id, caption.text, shard_index, groups.num_images(position), guidance)
+        yield GroupRow(
+            caption.caption_id,
+            caption.text,
+            shard_index,
+            groups.num_images(position),
+            guidance,
+            position=position,
+            scores=group_scores(metadata),
+        )
+
+
+def group_scores(metadata: Mapping[str, Any]) -> dict[str, float]:
+    """Every score that a group was packed with, whatever its name: of one for each image the mean, the least and the largest.
+
+    Args:
+        metadata: of the group; its `scores` are a number or a list of numbers by name.
+    """
+    scores: dict[str, float] = {}
+    for name, value in dict(metadata.get("scores") or {}).items():
+        numbers = [float(number) for number in (value if isinstance(value, list) else [value])]
+        if numbers:
+            scores[name] = sum(numbers) / len(numbers)
+        if isinstance(value, list) and numbers:
+            scores |= {f"{name}_min": min(numbers), f"{name}_max": max(numbers)}
+    return scores

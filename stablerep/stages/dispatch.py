@@ -9,7 +9,7 @@ import importlib
 import time
 from typing import Any
 
-from stablerep.errors import ConfigError
+from stablerep.errors import ConfigError, DataError
 from stablerep.records import PromptSet, Record
 from stablerep.stages import INPUTS
 from stablerep.stages.context import configured
@@ -56,6 +56,20 @@ def run_stage(name: str, recipe: str, overrides: str, store: str, **arguments: A
     lanes = {f"lanes[{i}]": text_digest(lane) for i, lane in enumerate(inputs.get("lanes", ()))}
     ledger.keep(Entry(entry_name, output, digests | lanes, started_at, time.time()))
     return output
+
+
+def dataset_record(store: str, dataset_id: str) -> str:
+    """The record of a committed or curated data set.
+
+    Raises:
+        DataError: there is none.
+    """
+    from stablerep.shards.dataset import find_dataset
+
+    found = find_dataset(Store(store), dataset_id)
+    if found is None:
+        raise DataError(f"expected a data set {dataset_id} in {store}, found none; `stablerep curate` prints the id of what it made")
+    return found.to_json()
 
 
 def _from_ledger(ledger: Ledger, key: str) -> Any:

@@ -12,12 +12,13 @@ from stablerep.identity import digest, sha256_bytes
 from stablerep.records import CheckpointRef, DatasetRef, GeneratorRef, ModelRef
 from stablerep.stages.context import open_stage
 from stablerep.stages.export_card import Origin, lineage_json, model_card, training_facts
+from stablerep.stages.lineage import refresh
 from stablerep.stages.pretrain_run import MODEL_KEY, plan_run
 from stablerep.store import Store
 from stablerep.training.checkpoint import Checkpoints, step_prefix
 from stablerep.training.state import TOKENIZER_KEY, WEIGHTS_NAME
 
-_FORMAT = 1  # of what is written here; another number exports anew
+_FORMAT = 2  # of what is written here; another number exports anew
 _SUMS, _ONNX = "SHA256SUMS", "encoder.onnx"
 
 
@@ -51,6 +52,7 @@ def run(recipe: str, overrides: str, store: str, *, dataset: str, generator: str
         if done is None:
             done = _export(stage.store, runs, origin, has_onnx)
             runs.write(done_key, done.to_json())
+            refresh(stage.store, done.model_id)
         stage.reporter.report("stablerep_run_info", 1, stage="export", id=done.model_id)
         return done
 
@@ -73,7 +75,7 @@ def _export(store: Store, runs: Store, origin: Origin, has_onnx: bool) -> ModelR
 
     from safetensors.torch import load
 
-    from stablerep.models import ModelSpec, add_files, build_two_tower, default_preprocessor, save_encoder
+    from stablerep.models import ModelSpec, build_two_tower, default_preprocessor, save_encoder
     from stablerep.typed import decode
 
     spec = decode(ModelSpec, json.loads(runs.read_text(MODEL_KEY)), where=MODEL_KEY)
@@ -97,7 +99,8 @@ def _export(store: Store, runs: Store, origin: Origin, has_onnx: bool) -> ModelR
             size_px=spec.trunk.size_px,
             has_text=saved.has_text,
         )
-        add_files(folder, {"MODEL_CARD.md": model_card(origin, done), "lineage.json": lineage_json(origin, done)})
+        for file, text in (("MODEL_CARD.md", model_card(origin, done)), ("lineage.json", lineage_json(origin, done))):
+            (folder / file).write_text(text, encoding="utf-8")  # later stages add what they find: not in the list of digests
         if has_onnx:
             from stablerep.models.formats import add_onnx
 

@@ -1,6 +1,7 @@
 """The card and the lineage of an exported encoder: facts that are known when it is made, each with the id it came from.
 
-Results are not here: probes measure later and link to the model. No times and no places, so equal runs give equal bytes.
+Results come later: `card_results` fills their section in, `lineage` adds evaluations and endpoints. No times and no places here, so equal
+runs give equal bytes.
 """
 
 import json
@@ -10,6 +11,7 @@ from typing import Any
 from stablerep.config.schema import PretrainConfig
 from stablerep.groups.resolve import is_real
 from stablerep.records import CheckpointRef, GeneratorRef, ModelRef
+from stablerep.stages.card_results import LIMITS, NOT_MEASURED, RESULTS
 from stablerep.stages.pretrain_run import RunConfig, decisive_settings
 
 _LEARNT = {
@@ -26,6 +28,12 @@ _INHERITS = {
     "synthetic": "The encoder knows what its generator can draw and inherits the generator's biases and the terms of its licence.",
     "real": "The encoder inherits the biases of its images and the terms of their licence.",
 }
+_MEASURED = {
+    "synthetic": "Where the generator was fitted on images of the kind that the probes use, the results say that the parts work "
+    "together, not that synthetic images replace real ones in general.",
+    "real": "The images are real: this is a baseline to compare encoders from synthetic images with.",
+}
+_TEXT_USE = "Texts and images share a space: zero-shot labels and search by text, for texts like the captions."
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,13 @@ def lineage_json(origin: Origin, model: ModelRef) -> str:
     return json.dumps(chain, indent=1, sort_keys=True) + "\n"
 
 
+def _quality_words(quality: dict[str, float]) -> str:
+    """What was checked of the groups."""
+    if not quality:
+        return "not measured beyond what the data set's manifest says"
+    return "checked by " + ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in sorted(quality.items()))
+
+
 def model_card(origin: Origin, model: ModelRef) -> str:
     """The card as Markdown."""
     pretrain, dataset, generator = origin.plan.pretrain, origin.plan.dataset, origin.generator
@@ -118,9 +133,25 @@ A vision encoder that {_LEARNT[pretrain.objective]} {_SAW[made]} The losses are 
 |---|---|
 {rows}
 
-Images are prepared as `preprocessor.json` says; `SHA256SUMS` lists every file (`sha256sum -c SHA256SUMS`); `lineage.json` names what this
-model was made from. {_INHERITS[made]}
-How good it is, is measured by probes on real images and kept with the evaluations of this model id.
+Images are prepared as `preprocessor.json` says; `SHA256SUMS` lists every file that decides an embedding (`sha256sum -c SHA256SUMS`);
+`lineage.json` names what this model was made from and where it was served.
+
+{RESULTS}
+{NOT_MEASURED}
+{LIMITS}
+- One training run with seed {pretrain.seed} on one data set of one generator. The intervals above are over test images and draws of labels;
+  they say nothing of another seed, data set or generator.
+- {_INHERITS[made]}
+- {_MEASURED[made]}
+- Captions were not read by people. Groups were {_quality_words(dataset.quality)}.
+
+## Intended use
+
+Frozen features for classification with few labels, k-NN, retrieval and near-duplicate search, on images like those it was trained and
+measured on. {_TEXT_USE if model.has_text else "It has no text tower: it cannot score texts."}
+Measure it on your own images first: `stablerep probe --set probe.dataset=<folder>`. Not intended for decisions about people, nor for images
+unlike those above without a probe on them. The terms of the generator's licence ({generator.licence or "not stated"}) and of the captions
+apply to what is made with this encoder.
 
 ## Settings
 

@@ -18,6 +18,7 @@ from stablerep.captions.read import check_source
 from stablerep.errors import StablerepError
 from stablerep.stages.preflight_needs import Scope
 from stablerep.stages.preflight_table import Check, judged, unknown
+from stablerep.stages.prepare_catalogue import CATALOGUE, selected_rows
 from stablerep.store import Store
 
 _PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "timm", "deepspeed", "torchx", "kserve", "prometheus_client")
@@ -109,10 +110,16 @@ def _captions(scope: Scope) -> Check | None:
         return None
     captions = scope.recipe.captions
     try:
-        found = check_source(captions.source, captions.column)
+        found = _selection(scope) if captions.source.startswith(CATALOGUE) else check_source(captions.source, captions.column)
     except StablerepError as error:
         return judged("captions", False, str(error), "set captions.source and captions.column")
     return judged("captions", True, found, "")
+
+
+def _selection(scope: Scope) -> str:
+    """One sentence about captions that are to be selected from the catalogue; Parquet is enough to count them."""
+    found = sum(1 for _ in selected_rows(scope.store, scope.recipe.captions, use_feast=False))
+    return f"{found} captions of the catalogue as of {scope.recipe.captions.as_of}"
 
 
 def _ports(scope: Scope) -> Check | None:

@@ -1,15 +1,20 @@
 """prepare: captions from the configured source become a prompt set in the store, cut in equal units of work.
 
 The source is read on every run, so that a changed file is noticed; the same texts are the same prompt set and are not written again.
+A source `catalogue:` selects captions by date, tags and class instead (prepare_catalogue); captions of any other are registered there.
 """
 
 import logging
+from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from stablerep.captions.clean import clean_captions
 from stablerep.captions.prompt_set import write_prompt_set
-from stablerep.captions.read import read_captions
+from stablerep.captions.read import PACKAGED, Row, read_captions
+from stablerep.config.schema import CaptionsConfig
 from stablerep.records import PromptSet
 from stablerep.stages.context import open_stage
+from stablerep.stages.prepare_catalogue import CATALOGUE, register_prompts, selected_rows
 
 log = logging.getLogger("stablerep")
 
@@ -29,16 +34,29 @@ def run(recipe: str, overrides: str, store: str) -> PromptSet:
     """
     with open_stage("prepare", recipe, overrides, store) as stage:
         captions = stage.recipe.captions
-        rows = read_captions(
-            captions.source, captions.column, num_captions=captions.num_captions, seed=captions.seed, label_column=captions.label_column
-        )
-        kept, counts = clean_captions(rows, max_words=captions.max_words, num_captions=captions.num_captions, seed=captions.seed)
+        is_selected = captions.source.startswith(CATALOGUE)
+        rows = selected_rows(stage.store, captions, stage.recipe.gate.has_catalogue) if is_selected else _read(captions)
+        num_captions = 0 if captions.balance == "class" else captions.num_captions
+        kept, counts = clean_captions(rows, max_words=captions.max_words, num_captions=num_captions, seed=captions.seed)
         prompt_set = write_prompt_set(
             stage.store, kept, counts, captions_per_shard=captions.captions_per_shard, num_lanes=captions.num_lanes
         )
+        if not is_selected:
+            register_prompts(stage.store, prompt_set.prompt_set_id, kept, tags=[_tag(captions.source)])
         for outcome, number in counts.items():
             stage.reporter.report("stablerep_captions_total", number, outcome=outcome)
         stage.reporter.report("stablerep_run_info", 1, stage="prepare", id=prompt_set.prompt_set_id)
     found = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
     log.info("prepare: %s with %d shards from %s (%s)", prompt_set.prompt_set_id, prompt_set.num_shards, captions.source, found)
     return prompt_set
+
+
+def _read(captions: CaptionsConfig) -> Iterator[Row]:
+    return read_captions(
+        captions.source, captions.column, num_captions=captions.num_captions, seed=captions.seed, label_column=captions.label_column
+    )
+
+
+def _tag(source: str) -> str:
+    """What a file's captions are found by: its name, or packaged:<name>."""
+    return source if source.startswith(PACKAGED) else PurePosixPath(source).name

@@ -17,6 +17,8 @@ from stablerep.endpoint.folder import local_folder
 from stablerep.errors import CheckpointError, ConfigError
 from stablerep.records import Evaluation, ModelRef
 from stablerep.stages.context import Stage, open_stage
+from stablerep.stages.lineage import refresh
+from stablerep.stages.probe_reference import register_reference
 from stablerep.store import Store
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ def run(recipe: str, overrides: str, store: str, *, model: str, report_path: str
         catalogue = ParquetCatalogue(stage.store)
         if not catalogue.has_evaluation(result.evaluation):
             catalogue.register_evaluation(result.evaluation, datetime.now(UTC).isoformat(timespec="seconds"))
+        register_reference(stage, reference)
+        refresh(stage.store, reference.model_id)
         if report_path:
             Path(report_path).write_bytes(stage.store.read(report_key(reference.model_id, suite)))
         return result.evaluation

@@ -66,7 +66,9 @@ ROLES: dict[str, Role] = {
         (*_stages("deploy", "verify"), "stablerep.integrations.kserve_server", "stablerep.models.onnx_runtime"),
         (*_TASK, *_CLUSTER, *_TORCH, *_CAPTIONS, "fastapi", "grpc", "kserve", "onnxruntime", "orjson", "safetensors", "timm", "tokenizers"),
     ),
-    "features": Role(("stablerep.integrations.feast_store",), (*_TASK, "feast", "pandas", "pyarrow")),
+    "features": Role(
+        ("stablerep.integrations.feast_store", "stablerep.integrations.feast_cluster"), (*_TASK, "numpy", "feast", "pandas", "pyarrow")
+    ),
 }
 """Name of the image without its prefix -> what it holds."""
 

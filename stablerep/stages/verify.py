@@ -54,11 +54,12 @@ def _verify_here(stage: Stage, chosen: ModelRef, served: EndpointRef) -> Verific
     failed = [check for check, is_passed in findings.checks.items() if not is_passed]
     if failed:
         raise GateError(_rolled_back(stage, chosen, failed, findings))
-    _promote(stage, chosen.model_id)
-    mark_verified(stage.store, name)
-    return Verification(
+    verification = Verification(
         chosen.model_id, served.url, findings.max_difference, findings.latency_p50_ms, findings.latency_p99_ms, findings.checks
     )
+    _promote(stage, verification, f"process-{served.process_id}")
+    mark_verified(stage.store, name)
+    return verification
 
 
 def _verify_on_cluster(stage: Stage, chosen: ModelRef, served: EndpointRef) -> Verification:
@@ -72,8 +73,8 @@ def _verify_on_cluster(stage: Stage, chosen: ModelRef, served: EndpointRef) -> V
         raise DataError(
             f"{chosen.model_id} gets no traffic: expected its evaluation on {suite} in {stage.store.uri}, found none; run probe"
         )
-    verification = verify_on_cluster(stage, chosen, _golden(stage, chosen))
-    _promote(stage, chosen.model_id)
+    verification, revision = verify_on_cluster(stage, chosen, _golden(stage, chosen))
+    _promote(stage, verification, revision)
     return verification
 
 
@@ -121,11 +122,19 @@ def _rolled_back(stage: Stage, chosen: ModelRef, failed: list[str], findings: "F
     )
 
 
-def _promote(stage: Stage, model_id: str) -> None:
+def _promote(stage: Stage, verified: Verification, revision: str) -> None:
+    """Make the model the champion, and write down where it is served, in catalogue and lineage."""
+    from stablerep.catalogue import ParquetCatalogue, Served
     from stablerep.stages.catalogue_choice import open_catalogue
+    from stablerep.stages.lineage import refresh
 
-    catalogue = open_catalogue(stage.store, stage.recipe.gate.has_catalogue)
-    catalogue.promote(model_id, _suite(stage), datetime.now(UTC).isoformat(timespec="seconds"))
+    deploy, when = stage.recipe.deploy, datetime.now(UTC).isoformat(timespec="seconds")
+    served = Served(deploy.name, verified.model_id, verified.url, deploy.backend, revision, verified.latency_p50_ms)
+    facts = ParquetCatalogue(stage.store)
+    if not facts.is_served(served):
+        facts.register_served(served, when)
+    open_catalogue(stage.store, stage.recipe.gate.has_catalogue).promote(verified.model_id, _suite(stage), when)
+    refresh(stage.store, verified.model_id)
 
 
 def _suite(stage: Stage) -> str:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from stablerep.endpoint.verification import Findings, Golden
 
 
-def verify_on_cluster(stage: Stage, chosen: ModelRef, golden: "Golden") -> Verification:
-    """Verify the encoder that `deploy` launched and make it what is served.
+def verify_on_cluster(stage: Stage, chosen: ModelRef, golden: "Golden") -> tuple[Verification, str]:
+    """Verify the encoder that `deploy` launched and make it what is served; also its revision: a digest of how its pods are made.
 
     Args:
         stage: with the recipe.
@@ -47,7 +47,8 @@ def verify_on_cluster(stage: Stage, chosen: ModelRef, golden: "Golden") -> Verif
         place = roll_out(strategy, wanted, percents, checker.check, watch)
         found = checker.findings or checker.ask(place)  # none where an earlier attempt had come as far as the promotion
         url = place.url(config.name)
-        return Verification(wanted.model_id, url, found.max_difference, found.latency_p50_ms, found.latency_p99_ms, found.checks)
+        verified = Verification(wanted.model_id, url, found.max_difference, found.latency_p50_ms, found.latency_p99_ms, found.checks)
+        return verified, wanted.spec_sha256[:16]
 
 
 @dataclass

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from known_models import SUITE, evaluation
 
-from stablerep.catalogue import GroupRow, ParquetCatalogue
+from stablerep.catalogue import GroupRow, ParquetCatalogue, files
+from stablerep.catalogue.tables import ENTITIES, SERVICES, TABLES
 from stablerep.errors import ConfigError
 from stablerep.integrations.feast_store import FeastCatalogue
 from stablerep.records import DatasetRef
@@ -107,23 +108,20 @@ def test_lost_files_are_made_again(store: Store, filled: FeastCatalogue, lost: s
 
 
 def test_a_removed_promotion_does_not_stay_online(store: Store, filled: FeastCatalogue) -> None:
-    for key in ParquetCatalogue(store).parts("champions"):
+    for key in files.keys_of(store, TABLES["champions"]):
         store.delete(key)
     assert FeastCatalogue(store).champion(SUITE) is None
 
 
 def test_the_repository_says_who_owns_what(filled: FeastCatalogue) -> None:
     feast = filled.feature_store()
-    assert {entity.name: entity.join_key for entity in feast.list_entities()} == {
-        "group": "group_id",
-        "model": "model_id",
-        "suite": "suite",
-    }
+    assert {entity.name: entity.join_key for entity in feast.list_entities()} == {entity.name: entity.key for entity in ENTITIES}
+    assert {"caption", "group", "image", "model"} <= {entity.name for entity in ENTITIES}
     views = {view.name: view for view in feast.list_feature_views()}
-    assert {name: view.tags["stage"] for name, view in views.items()} == {"groups": "commit", "evaluations": "probe", "champions": "verify"}
+    assert {name: view.tags["stage"] for name, view in views.items()} == {name: table.stage for name, table in TABLES.items()}
     assert {view.owner for view in views.values()} == {"stablerep"}
-    assert (views["groups"].ttl.days, views["champions"].ttl.days) == (3650, 0)
-    assert {service.name for service in feast.list_feature_services()} == {"curation", "gate"}
+    assert {name: view.ttl.days for name, view in views.items()} == {name: table.ttl_days for name, table in TABLES.items()}
+    assert {service.name for service in feast.list_feature_services()} == set(SERVICES)
 
 
 def test_only_stores_on_this_machine() -> None:

@@ -5,12 +5,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from known_models import SUITE, evaluation
 
-from stablerep.catalogue import GroupRow, ParquetCatalogue
-from stablerep.catalogue.parquet import latest
+from stablerep.catalogue import GroupRow, ParquetCatalogue, files
+from stablerep.catalogue.tables import TABLES
 from stablerep.errors import DataError
 from stablerep.records import DatasetRef
 from stablerep.store import Store
@@ -67,8 +68,11 @@ def test_the_latest_wins_in_any_order() -> None:
 
     again = row("b", 2, created=5, model_id="registered again")
     rows = [row("b", 2), row("a", 3, model_id="last"), row("a", 1), again, row("b", 2, created=3)]
-    assert [found["model_id"] for found in latest("champions", rows)] == ["last", "registered again"]
-    assert latest("champions", rows[::-1]) == latest("champions", rows)
+    table, schema = TABLES["champions"], TABLES["champions"].schema
+    found = files.latest(table, pa.Table.from_pylist(rows, schema=schema))
+    assert found["model_id"].to_pylist() == ["last", "registered again"]
+    assert files.latest(table, pa.Table.from_pylist(rows[::-1], schema=schema)) == found
+    assert files.latest(table, pa.Table.from_pylist(rows[:1], schema=schema)).num_rows == 1
 
 
 def test_registering_again_changes_nothing(store: Store) -> None:
@@ -78,7 +82,7 @@ def test_registering_again_changes_nothing(store: Store) -> None:
         catalogue.promote("model-a", SUITE, EARLY)
         catalogue.promote("model-a", SUITE, LATE)  # it is the champion already
     assert len(catalogue.rows("evaluations")) == 1
-    assert len(catalogue.parts("champions")) == 1
+    assert len(files.keys_of(store, TABLES["champions"])) == 1
     assert catalogue.has_evaluation(evaluation("model-a", 0.9))
     assert not catalogue.has_evaluation(evaluation("model-a", 0.91))
     catalogue.register_evaluation(evaluation("model-a", 0.91), LATE)
@@ -133,13 +137,13 @@ def test_works_on_an_object_store() -> None:
 def test_refusals(store: Store, call: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         call(ParquetCatalogue(store))
-    assert ParquetCatalogue(store).parts("evaluations") == []
+    assert files.keys_of(store, TABLES["evaluations"]) == []
 
 
 def test_a_damaged_file_is_named(store: Store) -> None:
     catalogue = ParquetCatalogue(store)
     catalogue.register_evaluation(evaluation("model-a", 0.9), EARLY)
-    (key,) = catalogue.parts("evaluations")
+    (key,) = files.keys_of(store, TABLES["evaluations"])
     store.write(key, store.read(key)[:100])
     with pytest.raises(DataError, match=r"model-a.*parquet: expected a Parquet table of evaluations: .* delete it and run again"):
         catalogue.rows("evaluations")

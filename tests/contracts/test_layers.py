@@ -15,7 +15,7 @@ LEVELS = [
     {"training", "probes", "endpoint", "launch"},
     {"integrations"},
     {"stages"},
-    {"cli"},
+    {"cli", "cli_catalogue"},
 ]
 HOMES = {
     "diffusers": {"groups"},

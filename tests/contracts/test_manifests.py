@@ -47,6 +47,8 @@ def test_there_is_what_was_promised(rendered: Rendered) -> None:
         "keda",
         "knative",
         "feast",
+        "feast-operator",
+        "feast-postgres",
         "modelcache",
         "spot",
         "pushgateway",

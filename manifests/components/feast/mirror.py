@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
-from stablerep.catalogue.parquet import FOLDER
+from stablerep.catalogue.files import FOLDER
 from stablerep.errors import StablerepError
 from stablerep.integrations.feast_store import FeastCatalogue
 from stablerep.store import Store
