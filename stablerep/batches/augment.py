@@ -23,6 +23,7 @@ from stablerep.config.schema import AugmentConfig
 
 _CHUNK_VALUES = 1 << 18  # floats worked on at once on a CPU: about what stays in a core's second-level cache
 _NOISE_VALUES = 1 << 22
+VIEW_SHIFT = 32  # what keys a view: the image's place in its group, and above it the number of the view
 _NOISE_WORD = 64  # a word of the key that no parameter uses
 
 
@@ -47,7 +48,7 @@ class Augmenter:
         Args:
             image_B3DD: uint8.
             labels_B: int64 label of each image's caption.
-            image_index_B: int64 place of each image in its group; a second view has another number (reader.py).
+            image_index_B: int64 place of each image in its group; a second view has another number, by VIEW_SHIFT.
             step: of the training; a step's views are new.
 
         Returns:

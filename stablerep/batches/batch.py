@@ -4,12 +4,13 @@
 view-major: all N captions' first view, then all N captions' second view, so the labels of the flattened views are
 `labels_N.repeat(M)`, not `repeat_interleave`.
 
-Dimension key: M views (images) of a caption, N captions of this rank, B = M*N, C channels, H and W pixels, T tokens.
+Dimension key: M views (images) of a caption, L small crops of a caption, N captions of this rank, B = M*N, C channels, H and W pixels, T
+tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -60,7 +61,8 @@ class Batch:
     """One rank's part of one step.
 
     `views_MNCHW` is float32 and normalised; `tokens_NT` int64 (T is 0 without a tokenizer); `labels_N` int64, equal exactly where
-    captions are equal; `caption_ids` in the order of N.
+    captions are equal; `caption_ids` in the order of N. Only where an objective takes small crops: `local_LNCHW`, normalised, crop-major
+    (all images' first crop, then their second), and `view_key_MN`, int64, a hash of (seed, step, caption, image) for what else is random.
     """
 
     views_MNCHW: Tensor
@@ -68,10 +70,19 @@ class Batch:
     labels_N: Tensor
     step: int
     caption_ids: tuple[str, ...]
+    local_LNCHW: Tensor | None = None
+    view_key_MN: Tensor | None = None
+
+    def crops(self) -> dict[str, Any]:
+        """What a multi-crop objective takes besides views, tokens and labels; nothing for others."""
+        if self.view_key_MN is None:
+            return {}
+        return {"local_LNCHW": self.local_LNCHW, "view_key_MN": self.view_key_MN, "step": self.step}
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on `device`."""
-        return Batch(self.views_MNCHW.to(device), self.tokens_NT.to(device), self.labels_N.to(device), self.step, self.caption_ids)
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 def caption_label(caption_id: str) -> int:

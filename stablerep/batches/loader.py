@@ -17,8 +17,9 @@ from stablerep.batches.ahead import by_thread, by_workers
 from stablerep.batches.augment import Augmenter
 from stablerep.batches.batch import Batch, GroupSource
 from stablerep.batches.reader import BatchReader, LoadedImages
+from stablerep.batches.small_crops import SmallCrops
 from stablerep.batches.tokenize import CaptionTokenizer
-from stablerep.config.schema import AugmentConfig
+from stablerep.config.schema import AugmentConfig, SynClrConfig
 from stablerep.errors import CheckpointError, ConfigError
 
 _STORED_OVER_VIEW = 8 / 7  # stored images are shrunk to at most this multiple of the view (256 for 224)
@@ -40,6 +41,7 @@ class GroupLoader:
         size_px: side of a view.
         mean: of each channel, in 0..1.
         std: of each channel.
+        small_crops: of each image, besides its views, and a key for each view; None: neither.
         num_workers: processes that prepare batches; 0: one thread.
         device: where views are made; on a GPU, workers send uint8 images and augmentation runs there.
         cache_bytes: decoded images are kept in memory when all of them fit (split over the workers).
@@ -67,6 +69,7 @@ class GroupLoader:
         mean: Sequence[float],
         std: Sequence[float],
         num_workers: int,
+        small_crops: SynClrConfig | None = None,
         device: torch.device | str = "cpu",
         cache_bytes: int = 256 << 20,
     ) -> None:
@@ -79,6 +82,7 @@ class GroupLoader:
             dataset,
             tokenizer,
             Augmenter(augment, size_px=size_px, mean=mean, std=std, seed=seed),
+            small_crops and SmallCrops(augment, small_crops, mean=mean, std=std, seed=seed),
             captions_per_batch=captions_per_batch,
             images_per_caption=images_per_caption,
             views_per_image=views_per_image,

@@ -58,12 +58,12 @@ def draw_parameters(augment: AugmentConfig, seed: int, step: int, labels_B: Tens
         seed: of the run.
         step: of the training.
         labels_B: int64 label of each image's caption.
-        image_index_B: int64 place of each image in its group; a second view has another number (reader.py).
+        image_index_B: int64 place of each image in its group; a second view has another number, by VIEW_SHIFT.
         aspect: width / height of the images.
     """
     key_B = fold(_VIEW_KEY, seed, step, labels_B, image_index_B)
     uniform_BK = uniforms(key_B, 2 * _NUM_TRIES + _NUM_OTHERS)
-    width_B, height_B = _crop_sides(augment.crop_scale_min, uniform_BK[:, : 2 * _NUM_TRIES], aspect)
+    width_B, height_B = _crop_sides(augment, uniform_BK[:, : 2 * _NUM_TRIES], aspect)
     u = uniform_BK[:, 2 * _NUM_TRIES :].unbind(1)
 
     def between(low: float, high: float, uniform_B: Tensor) -> Tensor:
@@ -105,8 +105,8 @@ def colour_order(seed: int, step: int) -> list[int]:
     return order
 
 
-def _crop_sides(scale_min: float, uniform_BK: Tensor, aspect: float) -> tuple[Tensor, Tensor]:
-    area_BA = scale_min + (1 - scale_min) * uniform_BK[:, :_NUM_TRIES]
+def _crop_sides(augment: AugmentConfig, uniform_BK: Tensor, aspect: float) -> tuple[Tensor, Tensor]:
+    area_BA = augment.crop_scale_min + (augment.crop_scale_max - augment.crop_scale_min) * uniform_BK[:, :_NUM_TRIES]
     log_low, log_high = math.log(RATIO_MIN), math.log(RATIO_MAX)
     ratio_BA = torch.exp(log_low + (log_high - log_low) * uniform_BK[:, _NUM_TRIES:]) / aspect
     width_BA, height_BA = (area_BA * ratio_BA).sqrt(), (area_BA / ratio_BA).sqrt()

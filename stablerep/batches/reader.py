@@ -8,20 +8,20 @@ views of a caption, M = I times the views of an image.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from stablerep.batches.augment import Augmenter
+from stablerep.batches.augment import VIEW_SHIFT, Augmenter
 from stablerep.batches.batch import Batch, GroupSource, caption_label
 from stablerep.batches.images import GroupImages
 from stablerep.batches.order import GroupOrder
+from stablerep.batches.small_crops import SmallCrops
 from stablerep.batches.tokenize import CaptionTokenizer
 from stablerep.batches.usable import UsableGroups
 from stablerep.errors import ConfigError
 
-VIEW_SHIFT = 32  # what keys a view: the image's place in its group, and above it the number of the view
 _NUM_CAPTIONS_KEPT = 100_000
 
 
@@ -51,6 +51,7 @@ class BatchReader:
         dataset: GroupSource,
         tokenizer: CaptionTokenizer | None,
         augmenter: Augmenter,
+        small_crops: SmallCrops | None = None,
         *,
         captions_per_batch: int,
         images_per_caption: int,
@@ -61,7 +62,7 @@ class BatchReader:
         largest_side_px: int,
         cache_bytes: int,
     ) -> None:
-        self._dataset, self._tokenizer, self._augmenter = dataset, tokenizer, augmenter
+        self._dataset, self._tokenizer, self._augmenter, self._small_crops = dataset, tokenizer, augmenter, small_crops
         self._images_per_caption, self._rank, self._world_size = images_per_caption, rank, world_size
         self._views_per_image = views_per_image
         self._usable = UsableGroups(dataset, images_per_caption)
@@ -105,6 +106,11 @@ class BatchReader:
         view_B3SS = views[0] if len(views) == 1 else torch.cat(views)
         views_MNCHW = view_B3SS.unflatten(0, (len(views) * self._images_per_caption, -1))
         batch = Batch(views_MNCHW, loaded.tokens_NT, loaded.labels_N, loaded.step, loaded.caption_ids)
+        if self._small_crops:
+            local_LNCHW, view_key_MN = self._small_crops(
+                image_B3DD, loaded.labels_B, loaded.image_index_B, loaded.step, len(loaded.labels_N)
+            )
+            batch = replace(batch, local_LNCHW=local_LNCHW, view_key_MN=view_key_MN)
         return batch if device is None else batch.to(device)
 
     def _order(self, captions_per_batch: int, seed: int) -> GroupOrder:

@@ -111,6 +111,34 @@ _CC3M = Recipe(
     probe=ProbeConfig(dataset="s3://images/imagenet", labels_per_class=(-1,)),
 )
 
+# Paper settings (arXiv 2312.17742, section 4 and appendix): crops, teacher, masked patches, temperature, batch, rate, decay, betas,
+# guidance, images per caption. Length of training and warm-up are not in the sources at hand: they are this project's choice.
+_SYNCLR = replace(
+    _CC3M,
+    name="synclr_b16",
+    description="SynCLR's settings on your captions: EMA teacher, 1 + 4 crops, masked patches, ViT-B/16, 64 GPUs.",
+    captions=replace(_CC3M.captions, source="s3://captions/captions.parquet"),
+    generate=GenerateConfig(guidance=2.5, images_per_caption=4),
+    pretrain=replace(
+        _CC3M.pretrain,
+        objective="synclr",
+        head=HeadConfig(norm="layer"),
+        augment=AugmentConfig(crop_scale_min=0.32),
+        temperature=0.08,
+        captions_per_batch=8192,
+        images_per_caption=4,
+        num_steps=500_000,
+        warmup_steps=10_000,
+        lr=2e-3,
+        weight_decay=0.04,
+        weight_decay_end=0.2,
+        beta2=0.999,
+        num_processes=64,
+        num_nodes=8,
+        is_activation_checkpointed=True,
+    ),
+)
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -138,5 +166,6 @@ RECIPES: dict[str, Recipe] = {
             captions=replace(_CC3M.captions, source="s3://captions/redcaps.parquet"),
             generate=GenerateConfig(guidance=3.0),
         ),
+        _SYNCLR,
     )
 }

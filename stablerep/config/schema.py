@@ -10,6 +10,7 @@ from typing import Literal
 
 from stablerep.config.checks import check
 from stablerep.config.schema_pretrain import AugmentConfig, HeadConfig, PretrainConfig, TextConfig, TrunkConfig
+from stablerep.config.schema_synclr import SynClrConfig
 
 __all__ = [
     "AugmentConfig",
@@ -23,6 +24,7 @@ __all__ = [
     "PretrainConfig",
     "ProbeConfig",
     "Recipe",
+    "SynClrConfig",
     "TextConfig",
     "TrunkConfig",
 ]

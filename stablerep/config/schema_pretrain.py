@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stablerep.config.checks import check
+from stablerep.config.schema_synclr import SynClrConfig
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class AugmentConfig:
     """Augmentation of an image into a view (paper: crop, jitter, grey, blur, flip)."""
 
     crop_scale_min: float = 0.08
+    crop_scale_max: float = 1.0
     is_flipped: bool = True
     jitter: float = 0.4
     hue: float = 0.1
@@ -70,10 +72,11 @@ class PretrainConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
     text: TextConfig = field(default_factory=TextConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    objective: Literal["multi_positive", "simclr", "clip", "supervised"] = "multi_positive"
+    objective: Literal["multi_positive", "simclr", "clip", "supervised", "synclr"] = "multi_positive"
+    synclr: SynClrConfig = field(default_factory=SynClrConfig)
     image_weight: float = 1.0  # of multi_positive only, as text_weight
     text_weight: float = 1.0  # 0: StableRep; 1: StableRep+
-    temperature: float = 0.1  # of multi_positive and simclr
+    temperature: float = 0.1  # of multi_positive, simclr and synclr
     captions_per_batch: int = 1376  # over all processes
     images_per_caption: int = 6  # drawn from the stored group
     num_steps: int = 109_000
@@ -81,6 +84,7 @@ class PretrainConfig:
     base_lr: float = 2e-4
     lr: float = 0.0  # above 0: used as it is; else base_lr x images in the batch / 512 (the released code, one crop)
     weight_decay: float = 0.1
+    weight_decay_end: float = 0.0  # above 0: the decay moves there as half a cosine
     beta1: float = 0.9
     beta2: float = 0.98
     clip_norm: float = 0.0  # 0: off
@@ -103,7 +107,7 @@ class PretrainConfig:
         """Check ranges and what must agree."""
         images, objective = self.images_per_caption, self.objective
         check(
-            images >= 2 or objective != "multi_positive",
+            images >= 2 or objective not in ("multi_positive", "synclr"),
             f"pretrain.images_per_caption: expected 2 or more (a single image has no positive), found {images}",
         )
         check(
@@ -132,6 +136,7 @@ class PretrainConfig:
             "pretrain.is_compiled: expected whole weights on every process, found zero_stage=3, which fetches them in between; "
             "set pretrain.zero_stage=2",
         )
+        self._check_synclr()
         most = self.captions_per_batch // self.num_processes
         check(
             1 <= self.accumulation_steps <= most,
@@ -140,6 +145,21 @@ class PretrainConfig:
         check(0 <= self.zero_stage <= 3, f"pretrain.zero_stage: expected 0 to 3, found {self.zero_stage}")
         check(self.image_weight > 0 or self.text_weight > 0, "pretrain.image_weight and text_weight are both 0: nothing to learn")
         check(self.checkpoint_every_steps >= 1, "pretrain.checkpoint_every_steps: expected 1 or more")
+
+    def _check_synclr(self) -> None:
+        if self.objective != "synclr":
+            return
+        check(self.head.norm == "layer", f"pretrain.head.norm: expected layer with pretrain.objective=synclr, found {self.head.norm}")
+        whole = "expected whole weights on every process with pretrain.objective=synclr, whose teacher follows them"
+        check(self.zero_stage < 3 or self.num_processes == 1, f"pretrain.zero_stage: {whole}, found 3; set pretrain.zero_stage=2")
+        check(
+            not self.is_compiled, "pretrain.is_compiled: expected false with pretrain.objective=synclr, which looks at patches, found true"
+        )
+        check(
+            self.accumulation_steps == 1,
+            f"pretrain.accumulation_steps: expected 1 with pretrain.objective=synclr, found {self.accumulation_steps}; "
+            "set pretrain.is_activation_checkpointed=true to save memory",
+        )
 
     @property
     def has_text(self) -> bool:

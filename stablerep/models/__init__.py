@@ -3,6 +3,7 @@
 from stablerep.models.decay import weight_decay_groups
 from stablerep.models.folder import Encoder, add_files, load_encoder, save_encoder
 from stablerep.models.heads import ProjectionHead
+from stablerep.models.patches import PrototypeHead, encode_tokens
 from stablerep.models.preprocess import Preprocessor, default_preprocessor, normalisation
 from stablerep.models.text import TextTower
 from stablerep.models.trunk import build_trunk, compile_trunk
@@ -14,6 +15,7 @@ __all__ = [
     "ModelSpec",
     "Preprocessor",
     "ProjectionHead",
+    "PrototypeHead",
     "TextSpec",
     "TextTower",
     "TrunkSpec",
@@ -24,6 +26,7 @@ __all__ = [
     "build_two_tower",
     "compile_trunk",
     "default_preprocessor",
+    "encode_tokens",
     "load_encoder",
     "normalisation",
     "num_features",

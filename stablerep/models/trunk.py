@@ -27,6 +27,7 @@ def build_trunk(
     seed: int | None = None,
     is_checkpointed: bool = False,
     is_filled_later: bool = False,
+    is_size_free: bool = False,
 ) -> nn.Module:
     """A timm vision transformer without classifier; zeros mean: as the architecture says.
 
@@ -41,6 +42,7 @@ def build_trunk(
         seed: makes the initial weights a function of the arguments, whatever was drawn before, and leaves the global generator alone.
         is_checkpointed: recompute activations in backward (less memory, a third more time).
         is_filled_later: spare the time that timm's own initial weights take; every weight must be loaded before use.
+        is_size_free: take images of other sizes too, with positions interpolated; weights and what is done with `size_px` are the same.
 
     Returns:
         A module with `.num_features`; `trunk(images_B3HW)` is [B, F].
@@ -59,7 +61,8 @@ def build_trunk(
         if seed is not None:
             torch.default_generator.manual_seed(seed)
         numbers = {"img_size": size_px} | {name: value for name, value in overrides.items() if value}
-        trunk = _create(architecture, numbers, {"weight_init": "skip"} if is_filled_later else {})
+        options: dict[str, Any] = {"weight_init": "skip"} if is_filled_later else {}
+        trunk = _create(architecture, numbers, options | ({"dynamic_img_size": True} if is_size_free else {}))
     _check_shape(trunk, architecture, size_px)
     if is_checkpointed:
         trunk.set_grad_checkpointing(True)

@@ -142,6 +142,7 @@ def build_two_tower(
     batch_norm: Callable[[int], nn.Module] = nn.BatchNorm1d,
     seed: int | None = None,
     is_checkpointed: bool = False,
+    is_size_free: bool = False,
     num_chunks: int = 1,
 ) -> TwoTower:
     """Build the model with random weights.
@@ -151,6 +152,7 @@ def build_two_tower(
         batch_norm: makes the heads' batch norms (over ranks: `distributed.SyncBatchNorm1d`).
         seed: makes all weights a function of spec and seed and leaves the global generator alone.
         is_checkpointed: recompute the trunk's activations in backward.
+        is_size_free: the trunk takes images of other sizes too.
         num_chunks: parts in which trunk and text tower take their rows in training; the heads, and so the batch norms, get all rows.
 
     Raises:
@@ -159,7 +161,7 @@ def build_two_tower(
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        trunk = build_trunk(**asdict(spec.trunk), is_checkpointed=is_checkpointed)
+        trunk = build_trunk(**asdict(spec.trunk), is_checkpointed=is_checkpointed, is_size_free=is_size_free)
         features = num_features(trunk)
         head = _head(features, spec.head, batch_norm) if spec.has_head else None
         text, image_projection, text_projection = build_text_parts(spec, features, batch_norm)

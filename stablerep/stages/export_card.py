@@ -17,6 +17,7 @@ from stablerep.stages.pretrain_run import RunConfig, decisive_settings
 _LEARNT = {
     "multi_positive": "learnt that several images of a caption belong together (StableRep).",
     "simclr": "learnt that two views of an image belong together, whatever its caption (SimCLR, a baseline).",
+    "synclr": "learnt that several images of a caption belong together, from a teacher and from hidden patches (SynCLR).",
     "clip": "learnt which caption an image belongs to (CLIP, a baseline).",
     "supervised": "learnt the classes of captions from their images (supervised, a baseline).",
 }
@@ -51,6 +52,7 @@ def _objective_words(pretrain: PretrainConfig) -> str:
     words = {
         "multi_positive": f"multi-positive contrastive{text}, temperature {pretrain.temperature:g} (arXiv 2306.00984)",
         "simclr": f"SimCLR's NT-Xent, temperature {pretrain.temperature:g} (arXiv 2002.05709)",
+        "synclr": f"SynCLR: teacher keys, small crops, masked patches, temperature {pretrain.temperature:g} (arXiv 2312.17742)",
         "clip": "CLIP's image-text loss (arXiv 2103.00020)",
         "supervised": "cross entropy of the captions' classes",
     }

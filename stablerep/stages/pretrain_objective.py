@@ -13,6 +13,7 @@ from stablerep.store import Store
 from stablerep.training.classes import CLASSES_KEY, CaptionClasses, classes_of
 from stablerep.training.objective import MultiPositive, Objective
 from stablerep.training.objective_baselines import Clip, SimClr, Supervised
+from stablerep.training.objective_synclr import SynClr
 from stablerep.training.processes import Processes
 
 
@@ -26,6 +27,15 @@ def choose_objective(pretrain: PretrainConfig, towers: TwoTower, classes: Captio
     """
     if pretrain.objective == "simclr":
         return SimClr(towers, temperature=pretrain.temperature)
+    if pretrain.objective == "synclr":
+        return SynClr(
+            towers,
+            pretrain.synclr,
+            head=pretrain.head,
+            temperature=pretrain.temperature,
+            num_steps=pretrain.num_steps,
+            seed=pretrain.seed,
+        )
     if pretrain.objective == "clip":
         return Clip(towers)
     if pretrain.objective == "supervised":

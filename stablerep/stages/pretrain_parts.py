@@ -112,7 +112,7 @@ def model_spec(pretrain: PretrainConfig, tokenizer: CaptionTokenizer | None) -> 
         out_dim=text.out_dim,
         projection=text.projection,
     )
-    has_head = pretrain.objective in ("multi_positive", "simclr")
+    has_head = pretrain.objective in ("multi_positive", "simclr", "synclr")
     return ModelSpec(TrunkSpec(**asdict(pretrain.trunk)), HeadSpec(**asdict(pretrain.head)), text_spec, has_head)
 
 
@@ -123,6 +123,7 @@ def build_objective(pretrain: PretrainConfig, spec: ModelSpec, classes: CaptionC
         batch_norm=SyncBatchNorm1d,
         seed=pretrain.seed,
         is_checkpointed=pretrain.is_activation_checkpointed,
+        is_size_free=pretrain.objective == "synclr",
         num_chunks=pretrain.accumulation_steps,
     )
     if pretrain.is_compiled:
@@ -140,7 +141,14 @@ def build_engine(
     """DeepSpeed for several processes, which tells `report` what it measures; for one there is nothing to shard."""
     objective = build_objective(pretrain, spec, classes)
     settings = OptimizerSettings(
-        pretrain.weight_decay, pretrain.beta1, pretrain.beta2, pretrain.clip_norm, pretrain.precision, pretrain.ema_decay
+        pretrain.weight_decay,
+        pretrain.beta1,
+        pretrain.beta2,
+        pretrain.clip_norm,
+        pretrain.precision,
+        pretrain.ema_decay,
+        pretrain.weight_decay_end,
+        pretrain.num_steps,
     )
     if processes.world_size == 1:
         return TorchEngine(objective, settings, processes.device)
@@ -169,6 +177,7 @@ def _loader(pretrain: PretrainConfig, dataset: GroupDataset, tokenizer: CaptionT
         mean=mean,
         std=std,
         num_workers=pretrain.num_workers,
+        small_crops=pretrain.synclr if pretrain.objective == "synclr" else None,
         device=processes.device,
     )
 

@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from stablerep.config.schema import LaunchConfig, PretrainConfig
+from stablerep.config.schema import LaunchConfig, PretrainConfig, SynClrConfig
 from stablerep.errors import DataError, StoreError
 from stablerep.launch import Budgets, Placement, Toleration, TrainingJob
 from stablerep.records import CheckpointRef, DatasetRef, Record
@@ -33,7 +33,15 @@ _UNDECISIVE = (
 )
 
 # Settings that came later: left out where they say what runs did before there was such a setting, so the keys of those runs stay.
-_LATER = {"objective": "multi_positive", "ema_decay": 0.0, "accumulation_steps": 1, "is_compiled": False}
+_LATER = {
+    "objective": "multi_positive",
+    "ema_decay": 0.0,
+    "accumulation_steps": 1,
+    "is_compiled": False,
+    "weight_decay_end": 0.0,
+    "synclr": dataclasses.asdict(SynClrConfig()),
+}
+_LATER_AUGMENT = {"crop_scale_max": 1.0}
 
 _MIB_PER_GIB = 1024
 _CPU_PROCESS_GIB, _GPU_PROCESS_GIB = 4, 32
@@ -63,8 +71,13 @@ class RunConfig(Record):
 
 def decisive_settings(pretrain: PretrainConfig) -> dict[str, Any]:
     """The settings that decide the result."""
-    settings = dataclasses.asdict(pretrain).items()
-    return {name: value for name, value in settings if name not in _UNDECISIVE and (name, value) not in _LATER.items()}
+    settings = dataclasses.asdict(pretrain)
+    settings["augment"] = _without(settings["augment"], _LATER_AUGMENT)
+    return _without({name: value for name, value in settings.items() if name not in _UNDECISIVE}, _LATER)
+
+
+def _without(settings: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if (name, value) not in later.items()}
 
 
 def plan_run(recipe: str, pretrain: PretrainConfig, dataset: DatasetRef) -> RunConfig:

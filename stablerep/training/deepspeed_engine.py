@@ -23,7 +23,7 @@ from torch import Tensor
 from stablerep.batches import Batch
 from stablerep.training.average import WeightAverage
 from stablerep.training.deepspeed_monitor import DeepspeedMonitor, Report
-from stablerep.training.engine import OptimizerSettings, StepResult, build_optimizer, on_cpu, set_learning_rate, towers_state
+from stablerep.training.engine import OptimizerSettings, StepResult, build_optimizer, on_cpu, set_rates, towers_state
 from stablerep.training.objective import Objective
 from stablerep.training.processes import Processes
 from stablerep.training.snapshot import copied
@@ -73,7 +73,7 @@ class DeepspeedEngine:
     ) -> None:
         deepspeed = _import_deepspeed(processes.device)
         self.kind = f"deepspeed-zero-{zero_stage}"
-        self._zero_stage, self._rank = zero_stage, processes.rank
+        self._zero_stage, self._rank, self._settings = zero_stage, processes.rank, settings
         self._objective = objective.to(processes.device).train()
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=self._objective,
@@ -90,15 +90,17 @@ class DeepspeedEngine:
 
     def step(self, batch: Batch, lr: float) -> StepResult:
         """One update; DeepSpeed skips it when the gradient is not finite (the loop stops the run)."""
-        total, image, text = self._engine(batch.views_MNCHW, batch.tokens_NT, batch.labels_N)
+        total, image, text = self._engine(batch.views_MNCHW, batch.tokens_NT, batch.labels_N, **batch.crops())
         self._engine.backward(total)
-        set_learning_rate(self._optimizer, lr)
+        set_rates(self._optimizer, lr, self._settings.weight_decay_at(batch.step))
         norm = self._whole_gradient_norm() if self._zero_stage == 0 else None
         if norm is None or math.isfinite(norm):
             self._engine.step()
         norm = float(self._engine.get_global_grad_norm()) if norm is None else norm
-        if self._average and math.isfinite(norm):
-            self._average.update(batch.step)
+        if math.isfinite(norm):
+            self._objective.after_step(batch.step)
+            if self._average:
+                self._average.update(batch.step)
         return StepResult(float(total.detach()), float(image.detach()), float(text.detach()), norm)
 
     def save(self, folder: Path) -> None:

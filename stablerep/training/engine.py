@@ -20,6 +20,7 @@ from stablerep.batches import Batch
 from stablerep.models import weight_decay_groups
 from stablerep.training.average import WeightAverage
 from stablerep.training.objective import Objective
+from stablerep.training.schedule import decay_at
 from stablerep.training.snapshot import copied
 from stablerep.training.state import AVERAGE_NAME
 
@@ -44,7 +45,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW and what goes with it; `clip_norm` 0 is off, and so is `ema_decay` 0."""
+    """AdamW and what goes with it; 0 turns off `clip_norm`, `ema_decay` and `weight_decay_end`."""
 
     weight_decay: float
     beta1: float
@@ -52,6 +53,12 @@ class OptimizerSettings:
     clip_norm: float
     precision: Literal["fp32", "bf16"]
     ema_decay: float = 0.0
+    weight_decay_end: float = 0.0
+    num_steps: int = 1
+
+    def weight_decay_at(self, step: int) -> float:
+        """Weight decay of an update: the same for all, or towards `weight_decay_end` as half a cosine where that is above 0."""
+        return decay_at(step, start=self.weight_decay, end=self.weight_decay_end or self.weight_decay, num_steps=self.num_steps)
 
 
 class Engine(Protocol):
@@ -98,13 +105,14 @@ class TorchEngine:
     def step(self, batch: Batch, lr: float) -> StepResult:
         """One update."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
-            total, image, text = self._objective(batch.views_MNCHW, batch.tokens_NT, batch.labels_N)
+            total, image, text = self._objective(batch.views_MNCHW, batch.tokens_NT, batch.labels_N, **batch.crops())
         self._optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = float(nn.utils.clip_grad_norm_(self._objective.parameters(), self._settings.clip_norm or math.inf))
         if math.isfinite(norm):
-            set_learning_rate(self._optimizer, lr)
+            set_rates(self._optimizer, lr, self._settings.weight_decay_at(batch.step))
             self._optimizer.step()
+            self._objective.after_step(batch.step)
             if self._average:
                 self._average.update(batch.step)
         return StepResult(float(total.detach()), float(image.detach()), float(text.detach()), norm)
@@ -159,10 +167,12 @@ def build_optimizer(objective: Objective, settings: OptimizerSettings) -> torch.
     return torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta1, settings.beta2))
 
 
-def set_learning_rate(optimizer: Any, lr: float) -> None:
-    """Set the rate of every group."""
+def set_rates(optimizer: Any, lr: float, weight_decay: float) -> None:
+    """Set the learning rate of every group, and the weight decay of those that have one."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+        if group["weight_decay"]:
+            group["weight_decay"] = weight_decay
 
 
 def on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -40,6 +40,9 @@ class Objective(nn.Module, ABC):
     def forward(self, views_MNCHW: Tensor, tokens_NT: Tensor, labels_N: Tensor) -> Losses:
         """Total loss of this rank, and its two terms: what images say without captions' texts, and with them; 0 where there is none."""
 
+    def after_step(self, step: int) -> None:
+        """What an objective does with its own state after update number `step`; most have none."""
+
 
 class MultiPositive(Objective):
     """StableRep, and StableRep+ with `text_weight` above 0. A batch holds captions x images_per_caption images, one view of each.

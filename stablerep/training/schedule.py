@@ -22,6 +22,11 @@ def peak_learning_rate(lr: float, base_lr: float, num_images: int) -> float:
     return lr if lr > 0 else base_lr * num_images / REFERENCE_IMAGES
 
 
+def decay_at(step: int, *, start: float, end: float, num_steps: int) -> float:
+    """Weight decay of update number `step`: from `start` to `end` as half a cosine (arXiv 2312.17742: 0.04 to 0.2)."""
+    return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * min(1.0, step / max(num_steps, 1))))
+
+
 def learning_rate(step: int, *, peak: float, num_steps: int, warmup_steps: int) -> float:
     """The rate of the update number `step`, counted from 0.
 

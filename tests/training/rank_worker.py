@@ -8,14 +8,16 @@ import json
 import os
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "plugins"))
 
 import torch
-from tiny_training import StopAfter, tiny_run
+from tiny_training import TINY, StopAfter, tiny_run
 
+from stablerep.config.schema import SynClrConfig
 from stablerep.distributed import barrier, stop
 from stablerep.errors import CheckpointError, DivergenceError, Preempted
 from stablerep.stages.pretrain_parts import train_run
@@ -159,6 +161,11 @@ def main() -> None:
     results["average"] = [
         _run(Store(str(folder / f"average-{is_stopped}")), processes, is_stopped=is_stopped, zero_stage=2, ema_decay=0.3)
         for is_stopped in (False, True)
+    ]
+    small = SynClrConfig(num_local_crops=2, local_size_px=8, num_prototypes=32, prototype_hidden_dim=16, prototype_dim=8)
+    synclr = {"objective": "synclr", "synclr": small, "head": replace(TINY.head, norm="layer"), "zero_stage": 2}
+    results["synclr"] = [
+        _run(Store(str(folder / f"synclr-{is_stopped}")), processes, is_stopped=is_stopped, **synclr) for is_stopped in (False, True)
     ]
     results["background"] = [_background(folder, processes, stage) for stage in (2, 3)]
     results["other_world"] = _other_world(folder, processes)
