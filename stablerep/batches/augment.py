@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from stablerep.batches import colour
 from stablerep.batches.counter import below, words
-from stablerep.batches.parameters import ViewParameters, colour_order, draw_parameters
+from stablerep.batches.parameters import DOWN_PX, ViewParameters, colour_order, draw_parameters
 from stablerep.config.schema import AugmentConfig
 
 _CHUNK_VALUES = 1 << 18  # floats worked on at once on a CPU: about what stays in a core's second-level cache
@@ -68,7 +68,11 @@ class Augmenter:
 
     def _views(self, image_n3DD: Tensor, parameters: ViewParameters, order: Sequence[int]) -> Tensor:
         augment = self._augment
-        view_n3SS = warp(image_n3DD.to(torch.float32).mul_(1 / 255), parameters, self._size_px)
+        float_n3DD = image_n3DD.to(torch.float32).mul_(1 / 255)
+        if augment.downsample_probability > 0:
+            for side_px in DOWN_PX:
+                _replace(float_n3DD, parameters.down_px_B == side_px, lambda some, _, side_px=side_px: down_and_up(some, side_px))
+        view_n3SS = warp(float_n3DD, parameters, self._size_px)
         if augment.jitter > 0 or augment.hue > 0:
             _replace(view_n3SS, parameters.is_jittered_B, lambda some, where: self._jitter(some, parameters, where, order))
         if augment.grey_probability > 0:
@@ -92,6 +96,16 @@ class Augmenter:
             elif operation == 2 and self._augment.jitter > 0:
                 colour.adjust_saturation_(view_n3SS, parameters.saturation_B[where])
         return view_n3SS
+
+
+def down_and_up(image_n3DD: Tensor, side_px: int) -> Tensor:
+    """What is left of images that were once `side_px` pixels high: bilinear, antialiased on the way down; smaller images stay."""
+    height, width = image_n3DD.shape[2:]
+    if min(height, width) <= side_px:
+        return image_n3DD
+    small = (round(height * side_px / min(height, width)), round(width * side_px / min(height, width)))
+    small_n3dd = F.interpolate(image_n3DD, small, mode="bilinear", antialias=True)
+    return F.interpolate(small_n3dd, (height, width), mode="bilinear").clamp_(0, 1)
 
 
 def warp(image_n3DD: Tensor, parameters: ViewParameters, size_px: int) -> Tensor:

@@ -10,6 +10,7 @@ Dimension key: M views of a caption, N captions of this rank, C, H, W as in batc
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import torch
 
@@ -43,7 +44,9 @@ class GroupLoader:
         std: of each channel.
         small_crops: of each image, besides its views, and a key for each view; None: neither.
         num_workers: processes that prepare batches; 0: one thread.
-        device: where views are made; on a GPU, workers send uint8 images and augmentation runs there.
+        augment_in: "workers" makes views ahead, on the CPU; "device" makes those of a whole batch at once where training runs, from uint8
+            images; "auto" is "device" on a GPU. All give the same views, up to the last digits of another device.
+        device: where training runs, and where batches are handed over.
         cache_bytes: decoded images are kept in memory when all of them fit (split over the workers).
 
     Attributes:
@@ -70,6 +73,7 @@ class GroupLoader:
         std: Sequence[float],
         num_workers: int,
         small_crops: SynClrConfig | None = None,
+        augment_in: Literal["auto", "workers", "device"] = "auto",
         device: torch.device | str = "cpu",
         cache_bytes: int = 256 << 20,
     ) -> None:
@@ -93,7 +97,7 @@ class GroupLoader:
             cache_bytes=cache_bytes // max(1, num_workers),
         )
         self._images_per_caption, self._num_workers, self._device = images_per_caption, num_workers, torch.device(device)
-        self._is_augmenting_ahead = self._device.type == "cpu"
+        self._is_augmenting_ahead = augment_in == "workers" or (augment_in == "auto" and self._device.type == "cpu")
         self.data_wait_seconds = 0.0
 
     @property
@@ -121,7 +125,7 @@ class GroupLoader:
                 ready = next(prepared, None)
                 if ready is None:
                     return
-                batch = ready if isinstance(ready, Batch) else self._reader.augment(ready, self._device)
+                batch = ready.to(self._device) if isinstance(ready, Batch) else self._reader.augment(ready, self._device)
                 self.data_wait_seconds += time.perf_counter() - started_at
                 yield batch
         finally:

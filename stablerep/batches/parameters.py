@@ -18,6 +18,7 @@ from stablerep.batches.counter import below, fold, uniforms, words
 from stablerep.config.schema import AugmentConfig
 
 RATIO_MIN, RATIO_MAX = 3 / 4, 4 / 3
+DOWN_PX = (64, 128)
 BLUR_SIGMA_MIN, BLUR_SIGMA_MAX = 0.1, 2.0  # pixels of the view
 _NUM_TRIES = 10
 _VIEW_KEY, _COLOUR_ORDER_KEY = 3, 4
@@ -30,7 +31,7 @@ class ViewParameters:
 
     `left_B top_B width_B height_B` is the crop; `is_flipped_B` bool; `angle_B` radians; `brightness_B contrast_B saturation_B` are
     factors around 1 and `hue_B` a shift in turns, valid where `is_jittered_B`; `is_grey_B`, `is_blurred_B` bool; `sigma_B` pixels;
-    `noise_key_B` int64.
+    `noise_key_B` int64; `down_px_B` is the side in pixels that an image is first brought down to, 0 for most.
     """
 
     left_B: Tensor
@@ -48,6 +49,7 @@ class ViewParameters:
     is_blurred_B: Tensor
     sigma_B: Tensor
     noise_key_B: Tensor
+    down_px_B: Tensor
 
 
 def draw_parameters(augment: AugmentConfig, seed: int, step: int, labels_B: Tensor, image_index_B: Tensor, aspect: float) -> ViewParameters:
@@ -89,6 +91,7 @@ def draw_parameters(augment: AugmentConfig, seed: int, step: int, labels_B: Tens
         is_blurred_B=u[10] < augment.blur_probability,
         sigma_B=between(BLUR_SIGMA_MIN, BLUR_SIGMA_MAX, u[11]),
         noise_key_B=key_B,
+        down_px_B=torch.where(u[13] < 0.5, *DOWN_PX) * (u[12] < augment.downsample_probability),
     )
 
 

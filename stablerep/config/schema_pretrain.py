@@ -60,6 +60,7 @@ class AugmentConfig:
     jitter_probability: float = 0.8
     grey_probability: float = 0.2
     blur_probability: float = 0.5
+    downsample_probability: float = 0.0  # first down to 64 or 128 px and up again (the paper's "+down": 0.05)
     rotation_degrees: float = 0.0
     noise: float = 0.0
 
@@ -97,6 +98,7 @@ class PretrainConfig:
     num_processes: int = 2
     num_nodes: int = 1
     num_workers: int = 0
+    augment_in: Literal["auto", "workers", "device"] = "auto"  # views are made by the loader, or whole batches by the device; auto: GPUs do
     checkpoint_every_steps: int = 1000
     num_checkpoints_kept: int = 2
     is_checkpoint_async: bool = False  # written while training goes on; takes memory for a copy of weights and optimiser state

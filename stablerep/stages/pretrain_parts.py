@@ -178,6 +178,7 @@ def _loader(pretrain: PretrainConfig, dataset: GroupDataset, tokenizer: CaptionT
         std=std,
         num_workers=pretrain.num_workers,
         small_crops=pretrain.synclr if pretrain.objective == "synclr" else None,
+        augment_in=pretrain.augment_in,
         device=processes.device,
     )
 

@@ -25,6 +25,7 @@ LEASH_VARIABLE = "STABLEREP_LEASH"
 _UNDECISIVE = (
     "num_nodes",
     "num_workers",
+    "augment_in",
     "checkpoint_every_steps",
     "num_checkpoints_kept",
     "is_checkpoint_async",
@@ -41,7 +42,7 @@ _LATER = {
     "weight_decay_end": 0.0,
     "synclr": dataclasses.asdict(SynClrConfig()),
 }
-_LATER_AUGMENT = {"crop_scale_max": 1.0}
+_LATER_AUGMENT = {"crop_scale_max": 1.0, "downsample_probability": 0.0}
 
 _MIB_PER_GIB = 1024
 _CPU_PROCESS_GIB, _GPU_PROCESS_GIB = 4, 32

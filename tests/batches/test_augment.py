@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as V
 
-from stablerep.batches.augment import Augmenter, warp
+from stablerep.batches.augment import Augmenter, down_and_up, warp
 from stablerep.batches.parameters import ViewParameters, draw_parameters
 from stablerep.config.schema import AugmentConfig
 
@@ -172,3 +172,24 @@ def test_global_random_state_is_left_alone() -> None:
     before = torch.random.get_rng_state()
     views(EVERYTHING, pictures(8, 32), 32)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_down_and_up_leaves_what_a_small_image_shows() -> None:
+    images = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    found = down_and_up(images, 64)
+    small = V.resize(images, [64], V.InterpolationMode.BILINEAR, antialias=True)
+    assert torch.allclose(found, V.resize(small, [256], V.InterpolationMode.BILINEAR, antialias=True), atol=1e-3)
+    assert torch.equal(down_and_up(small, 64), small)
+    assert float(found.std()) < 0.6 * float(images.std())
+
+
+def test_only_the_images_drawn_are_brought_down() -> None:
+    images = torch.randint(0, 256, (60, 3, 160, 160), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    plain, some = (views(replace(PLAIN, downsample_probability=p), images, 160) for p in (0.0, 0.3))
+    number_B = torch.arange(60)
+    drawn = draw_parameters(replace(PLAIN, downsample_probability=0.3), 0, 0, 1000 + number_B, number_B % 4, 1.0).down_px_B
+    assert {0, 64, 128} == set(drawn.tolist())
+    assert (plain - some).abs().amax((1, 2, 3)).gt(0.1).equal(drawn > 0)
+    for px in (64, 128):
+        expected = down_and_up(images[drawn == px].float() / 255, px)
+        assert torch.allclose(some[drawn == px], expected, atol=1e-4)

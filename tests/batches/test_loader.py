@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import json
 import threading
@@ -8,14 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_groups import commit_tiny
 
 from stablerep.batches import Batch, GroupLoader
 from stablerep.batches.batch import caption_label
 from stablerep.batches.decode import decode_image
 from stablerep.batches.tokenize import CaptionTokenizer, build_tokenizer
 from stablerep.config.recipes import RECIPES
-from stablerep.config.schema import AugmentConfig
+from stablerep.config.schema import AugmentConfig, SynClrConfig
 from stablerep.errors import CheckpointError, ConfigError, DataError
+from stablerep.groups.make import encode_image
+from stablerep.records import Caption
+from stablerep.shards.group import ImageGroup
+from stablerep.shards.read import GroupDataset
+from stablerep.store import Store
 
 PLAIN = AugmentConfig(
     crop_scale_min=1.0, is_flipped=False, jitter=0.0, hue=0.0, jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0
@@ -287,14 +294,52 @@ def test_no_steps_no_batches(memory_groups: Callable[..., Any]) -> None:
     assert list(loader(memory_groups([3] * 8), num_workers=2).batches(5, 0)) == []
 
 
-def test_views_are_made_on_the_device_asked_for(memory_groups: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way a GPU takes: images travel as uint8 and are augmented where the consumer is."""
+def test_a_device_makes_the_views_that_workers_make(memory_groups: Callable[..., Any]) -> None:
+    """The way a GPU takes, on the CPU: images travel as uint8 and a whole batch is augmented where the consumer is."""
     dataset = memory_groups([3] * 20)
-    expected = list(loader(dataset).batches(0, 3))
-    found = loader(dataset)
-    monkeypatch.setattr(found, "_is_augmenting_ahead", False)
-    for one, other in zip(expected, found.batches(0, 3), strict=True):
-        assert_equal(one, other)
+    for changes in ({}, {"small_crops": SynClrConfig(num_local_crops=2, local_size_px=8)}):
+        ahead, late = (list(loader(dataset, augment_in=place, **changes).batches(0, 3)) for place in ("workers", "device"))
+        for one, other in zip(ahead, late, strict=True):
+            assert_equal(one, other)
+            assert bool(changes) == (one.local_LNCHW is not None and torch.equal(one.local_LNCHW, other.local_LNCHW))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_small_crops_belong_to_their_images_on_any_number_of_ranks(memory_groups: Callable[..., Any], world_size: int) -> None:
+    dataset, crops = memory_groups([3] * 20), SynClrConfig(num_local_crops=2, local_size_px=16, local_scale_min=1.0, local_scale_max=1.0)
+    changes = {"augment": PLAIN, "small_crops": crops, "world_size": world_size}
+    parts = [next(loader(dataset, rank=rank, **changes).batches(4, 1)) for rank in range(world_size)]
+    local, views = (torch.cat([getattr(part, name) for part in parts], 1) for name in ("local_LNCHW", "views_MNCHW"))
+    assert local.shape == (6, 8, 3, 16, 16)
+    assert torch.equal(local, views.repeat(2, 1, 1, 1, 1))  # nothing is changed: crop-major, all images' first crop first
+    keys = torch.cat([part.view_key_MN for part in parts], 1)
+    assert torch.equal(keys, next(loader(dataset, **changes | {"world_size": 1}).batches(4, 1)).view_key_MN)
+    assert keys.unique().numel() == 24
+    changed = next(loader(dataset, small_crops=crops).batches(4, 1)).local_LNCHW
+    assert not torch.allclose(changed[:3], changed[3:], atol=0.05)
+
+
+@pytest.mark.parametrize(("image_format", "error"), [("png", 0.0), ("jpeg", 0.06), ("webp", 0.06)])
+def test_stored_formats_give_one_order_and_nearly_one_picture(store: Store, image_format: str, error: float) -> None:
+    """Shards of every format that a recipe can ask for, read by one, two and four ranks."""
+    y, x = torch.meshgrid(torch.linspace(0, 255, 32), torch.linspace(0, 255, 32), indexing="ij")
+    images = {}
+    groups = []
+    for number in range(8):
+        caption = Caption(hashlib.sha256(f"{number}".encode()).hexdigest()[:16], f"{number}")
+        pixels = [torch.stack([y, x, torch.full_like(x, 20.0 * number + 5 * index)], 2).to(torch.uint8).numpy() for index in range(3)]
+        images[caption.caption_id] = torch.stack([torch.from_numpy(each).permute(2, 0, 1) for each in pixels])
+        groups.append(ImageGroup(caption, tuple(encode_image(each, image_format, 95) for each in pixels), image_format))
+    dataset = GroupDataset(store, commit_tiny(store, groups))
+    changes = {"augment": PLAIN, "size_px": 32, "mean": (0, 0, 0), "std": (1, 1, 1)}
+    (whole,) = loader(dataset, **changes).batches(2, 1)
+    for number, caption_id in enumerate(whole.caption_ids):
+        found = whole.views_MNCHW[:, number].sort(0).values
+        assert float((found - images[caption_id].sort(0).values / 255).abs().max()) <= error + 1e-4
+    for world_size in (2, 4):
+        parts = [next(loader(dataset, **changes, rank=rank, world_size=world_size).batches(2, 1)) for rank in range(world_size)]
+        assert sum((part.caption_ids for part in parts), ()) == whole.caption_ids
+        assert torch.equal(torch.cat([part.views_MNCHW for part in parts], 1), whole.views_MNCHW)
 
 
 def test_the_position_is_small_and_says_where_the_run_is(memory_groups: Callable[..., Any]) -> None:

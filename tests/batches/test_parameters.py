@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from stablerep.batches.parameters import ViewParameters, colour_order, draw_parameters
 from stablerep.config.schema import AugmentConfig
 
-PAPER = AugmentConfig(rotation_degrees=8.0, noise=0.1)
+PAPER = AugmentConfig(rotation_degrees=8.0, noise=0.1, downsample_probability=0.05)
 NUM = 20_000
 
 
@@ -127,3 +127,47 @@ def test_every_order_of_colour_operations_occurs_equally_often() -> None:
     assert sum((count - 100) ** 2 / 100 for count in counts.values()) < 49.7  # 23 degrees of freedom, p = 0.001
     assert colour_order(0, 3) == colour_order(0, 3)
     assert [colour_order(0, step) for step in range(9)] != [colour_order(1, step) for step in range(9)]
+
+
+def theirs(augment: AugmentConfig, num: int) -> dict[str, torch.Tensor]:
+    """What torchvision draws image by image."""
+    torch.manual_seed(1)
+    image = torch.zeros(3, 2000, 2000)
+    crop = v2.RandomResizedCrop(224, scale=(augment.crop_scale_min, augment.crop_scale_max))
+    jitter = v2.ColorJitter(augment.jitter, augment.jitter, augment.jitter, augment.hue)
+    blur = v2.GaussianBlur(13, (0.1, 2.0))
+    crops, colours = ([step.make_params([image]) for _ in range(num)] for step in (crop, jitter))
+    values = {
+        "area": [c["width"] * c["height"] / 2000**2 for c in crops],
+        "log ratio": [math.log(c["width"] / c["height"]) for c in crops],
+        "sigma": [blur.make_params([image])["sigma"][0] for _ in range(num)],
+    }
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        values[name] = [float(c[f"{name}_factor"]) for c in colours]
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.5, 1.0), (0.08, 0.32)], ids=["paper", "weak", "small crops"])
+def test_every_distribution_is_that_of_the_per_image_path(scale: tuple[float, float]) -> None:
+    """Kolmogorov and Smirnov's two-sample statistic, critical value of p = 0.001."""
+    augment = replace(PAPER, crop_scale_min=scale[0], crop_scale_max=scale[1])
+    p, num = drawn(augment), 3000
+    ours = {
+        "area": p.width_B.double() * p.height_B,
+        "log ratio": (p.width_B.double() / p.height_B).log(),
+        "sigma": p.sigma_B,
+        **{name: getattr(p, f"{name}_B") for name in ("brightness", "contrast", "saturation", "hue")},
+    }
+    for name, their in theirs(augment, num).items():
+        our = ours[name].double().sort().values
+        grid = torch.cat([our, their]).sort().values + 1e-9
+        distance = (torch.searchsorted(our, grid) / len(our) - torch.searchsorted(their.sort().values, grid) / num).abs().max()
+        assert float(distance) < 1.95 * (1 / len(our) + 1 / num) ** 0.5, name
+        assert float(our.mean()) == pytest.approx(float(their.mean()), abs=5 * float(their.std()) / num**0.5), name
+
+
+def test_few_images_are_brought_down_and_up() -> None:
+    p = drawn()
+    share = {px: float((p.down_px_B == px).float().mean()) for px in (64, 128)}
+    assert share == pytest.approx({64: 0.025, 128: 0.025}, abs=0.004)
+    assert not drawn(AugmentConfig()).down_px_B.any()

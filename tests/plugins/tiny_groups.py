@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,6 +39,14 @@ def tiny_dataset(
         counts = {"good": sum(len(group.images) for group in mine)}
         commit_shard(store, identity, shard, mine, counts=counts, producer={"host": "test"})
     return write_manifest(store, identity, prompt_set, GENERATOR, images_per_caption, {"group_purity": 1.0})
+
+
+def commit_tiny(store: Store, groups: Sequence[ImageGroup]) -> DatasetRef:
+    """Commit these groups, in one shard."""
+    prompt_set = PromptSet("prompts-tiny", store.uri_of("captions/prompts-tiny"), "1" * 64, len(groups), 1, 1, {"kept": len(groups)})
+    identity = write_spec(store, prompt_set, GENERATOR, {"num_groups": len(groups), "image_format": groups[0].image_format})
+    commit_shard(store, identity, 0, groups, counts={"good": sum(len(group.images) for group in groups)}, producer={"host": "test"})
+    return write_manifest(store, identity, prompt_set, GENERATOR, len(groups[0].images), {"group_purity": 1.0})
 
 
 def _group(number: int, num_images: int, size_px: int) -> ImageGroup:
