@@ -86,10 +86,17 @@ def images_of(folder: Path) -> Iterator[bytes]:
 def images_of_webdataset(folder: Path) -> Iterator[Image.Image]:
     """The same with the webdataset package, which decodes them; entries, which are groups here, come in the order of the shards."""
     shards = [str(path) for path in sorted(folder.glob("*.tar"))]
-    entries = webdataset.WebDataset(shards, shardshuffle=False, empty_check=False).decode("pil", only=["jpg", "png", "webp"])
+    entries = webdataset.WebDataset(shards, shardshuffle=False, empty_check=False).decode("pil")
+    num_found = 0
     while True:
+        num_before = num_found
         for entry in entries:
-            yield from (image for image in entry.values() if isinstance(image, Image.Image))
+            for image in entry.values():
+                if isinstance(image, Image.Image):
+                    num_found += 1
+                    yield image
+        if num_found == num_before:
+            raise SystemExit(f"webdataset found no image in {len(shards)} shards")
 
 
 class Ways:

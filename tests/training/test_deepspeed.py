@@ -21,7 +21,7 @@ from stablerep.training.state import METRICS_KEY
 PROJECT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 900  # a busy machine takes five times as long
 
-pytestmark = [pytest.mark.dist, pytest.mark.slow]
+pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")

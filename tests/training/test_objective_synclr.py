@@ -1,5 +1,6 @@
 """SynCLR: the losses written out as loops, the teacher, the hidden patches, and a run that learns, continues exactly and is exported."""
 
+import io
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from stablerep.losses import against_keys, balanced, masked_patches
 from stablerep.models import build_trunk, encode_tokens, load_encoder
 from stablerep.records import CheckpointRef
 from stablerep.stages import export
+from stablerep.stages.pretrain_parts import build_objective, model_spec
 from stablerep.stages.pretrain_run import checkpoint_ref, decisive_settings
 from stablerep.store import Store
 from stablerep.training.history import read_history, series
@@ -28,6 +30,7 @@ RUN = {
     "objective": "synclr",
     "synclr": replace(SYNCLR, teacher_momentum=0.9, patch_weight=0.5),
     "head": replace(TINY.head, norm="layer"),
+    "text_weight": 0.0,
     "weight_decay": 0.04,
     "weight_decay_end": 0.2,
     "num_steps": 12,
@@ -243,6 +246,18 @@ def test_it_learns(undisturbed: tuple[Store, Any, Any]) -> None:
     assert total[-1] < total[0] - 0.5
     assert image[-1] < image[0]
     assert record.metrics["text_loss"] == 0.0
+
+
+def test_the_teacher_of_a_run_moves(store: Store) -> None:
+    plan = tiny_run(store, **RUN | {"num_steps": 2, "checkpoint_every_steps": 2})
+    record = train_alone(store, plan)
+    file = record.file("state.pt")
+    assert file is not None
+    state = torch.load(io.BytesIO(store.read(f"{plan.prefix}/checkpoints/step-2/{file.name}")), weights_only=True)["objective"]
+    first = build_objective(plan.pretrain, model_spec(plan.pretrain, None)).state_dict()
+    name = "trunk.blocks.0.mlp.fc1.weight"
+    start, student, teacher = first[f"towers.{name}"], state[f"towers.{name}"], state[f"teacher.{name}"]
+    assert 0.0 < float((teacher - start).norm()) < 0.5 * float((student - start).norm())
 
 
 def test_stopped_and_continued_is_never_stopped(undisturbed: tuple[Store, Any, Any], store: Store) -> None:
