@@ -90,7 +90,8 @@ header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 14px; }
             margin-right: 22px; position: relative; }
 .chain li + li::before { content: "→"; position: absolute; left: -19px; top: 50%; transform: translateY(-50%); color: var(--soft); }
 .chain b { display: block; font-size: 13px; } .chain code { display: block; font-size: 11px; overflow-wrap: anywhere; color: var(--soft); }
-.chain span { font-size: 12px; } .problem { border-left: 3px solid var(--bad); padding-left: 12px; overflow-wrap: anywhere; }
+.chain span { font-size: 12px; overflow-wrap: anywhere; }
+.problem { border-left: 3px solid var(--bad); padding-left: 12px; overflow-wrap: anywhere; }
 footer { margin-top: 22px; font-size: 12px; color: var(--soft); overflow-wrap: anywhere; }
 """
 )
