@@ -12,7 +12,8 @@ _STYLE = """<style>
 .found { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); gap: 16px; margin-top: 20px; }
 .card { background: var(--tint); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; overflow-wrap: anywhere; }
 .card header { display: flex; align-items: baseline; gap: 10px; margin-bottom: 8px; }
-.card header b { font-size: 18px; } .card header span { color: var(--soft); font-size: 13px; margin-left: auto; }
+.card header b { font-size: 18px; } .card header span { color: var(--soft); font-size: 13px; margin-left: auto; white-space: nowrap; }
+.card code { display: block; color: var(--soft); font-size: 11px; margin-top: 6px; }
 .meter { height: 4px; border-radius: 2px; background: var(--line); margin-bottom: 10px; } .meter i { display: block; height: 4px;
   border-radius: 2px; background: var(--accent); }
 .card img { image-rendering: pixelated; border-radius: 4px; margin: 0 4px 4px 0; } .card img.hit { outline: 3px solid var(--accent); }
@@ -63,7 +64,7 @@ def _card(place: int, group: FoundGroup) -> str:
     percent = max(0.0, min(1.0, group.similarity)) * 100
     return (
         f'<article class="card"><header><b>{place}</b>{escape(group.caption)}<span>{group.similarity:.3f}</span></header>'
-        f'<div class="meter"><i style="width:{percent:.1f}%"></i></div>{images}<div class="soft">{escape(group.group_id)}</div></article>'
+        f'<div class="meter"><i style="width:{percent:.1f}%"></i></div>{images}<code>{escape(group.group_id)}</code></article>'
     )
 
 
