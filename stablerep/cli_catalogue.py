@@ -69,7 +69,7 @@ def _command(commands: Any, name: str, text: str, epilog: str) -> argparse.Argum
 def _register(options: argparse.Namespace) -> str:
     from stablerep.stages.register import register_captions
 
-    tags = tuple(filter(None, options.tags.split(",")))
+    tags = tuple(tag for tag in str(options.tags).split(",") if tag)
     number = register_captions(options.store, options.source, tags, column=options.column, label_column=options.label_column)
     return f"{number} captions of {options.source} are in the catalogue of {options.store}"
 

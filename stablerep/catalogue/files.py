@@ -7,7 +7,7 @@ too. Registering again is harmless. Readers take, per key, the row with the late
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
 import io
 from collections.abc import Sequence
 from datetime import datetime

@@ -101,12 +101,12 @@ def answer_openai(rows: Sequence[dict[str, Any]], name: str, model_id: str, num_
 def _content(entry: Any, where: str) -> tuple[str, bool]:
     if isinstance(entry, str):
         return entry, entry[:5].lower() == "data:"
-    fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else dict[str, Any]()
+    fields: dict[str, Any] = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
     if len(fields) == 1:
         ((key, content),) = fields.items()
         if key in ("image", "text") and isinstance(content, str):
             return content, key == "image"
-    found = f"an object with {list(fields)[:4]}" if fields else type(entry).__name__
+    found = f"an object with {list(fields)[:4]}" if fields else type(cast("object", entry)).__name__
     raise RequestError(f'{where}: expected a data URI, a text, {{"image": data URI}} or {{"text": text}}, found {found[:120]}')
 
 

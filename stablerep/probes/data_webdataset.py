@@ -58,7 +58,7 @@ def tar_sizes(store: Store) -> tuple[dict[str, int], dict[str, int]]:
     def of(part: str) -> dict[str, int]:
         return {key: size for key, size in tars.items() if PurePosixPath(key).parts[0].startswith(part)}
 
-    train, test = of("train"), next((found for name in TEST_NAMES if (found := of(name))), {})
+    train, test = of("train"), next((found for name in TEST_NAMES if (found := of(name))), dict[str, int]())
     if not train or not test:
         raise DataError(
             f"webdataset:{store.uri}: expected train*.tar or train/*.tar and the same with test or val, found "

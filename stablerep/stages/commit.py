@@ -165,7 +165,8 @@ def group_scores(metadata: Mapping[str, Any]) -> dict[str, float]:
         metadata: of the group; its `scores` are a number or a list of numbers by name.
     """
     scores: dict[str, float] = {}
-    for name, value in dict(metadata.get("scores") or {}).items():
+    named: dict[str, float | list[float]] = metadata.get("scores") or {}
+    for name, value in named.items():
         numbers = [float(number) for number in (value if isinstance(value, list) else [value])]
         if numbers:
             scores[name] = sum(numbers) / len(numbers)

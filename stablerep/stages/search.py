@@ -10,7 +10,6 @@ Dimension key: D the space that is searched.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stablerep.catalogue import Neighbour
 from stablerep.endpoint.folder import local_folder
@@ -123,5 +122,5 @@ def _thumbnails(groups: GroupDataset | None, position: int, hit: int) -> tuple[T
 
 
 def _thumbnail(data: bytes, image_format: str, is_hit: bool = False) -> Thumbnail:
-    shown: Any = shown_image(data, image_format, _SHOWN_PX)
-    return Thumbnail(*shown, is_hit)
+    shown, mime, width_px = shown_image(data, image_format, _SHOWN_PX)
+    return Thumbnail(shown, mime, width_px, is_hit)
