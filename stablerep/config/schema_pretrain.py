@@ -92,6 +92,7 @@ class PretrainConfig:
     precision: Literal["fp32", "bf16"] = "bf16"
     ema_decay: float = 0.0  # above 0: what is exported is the exponential moving average of the weights
     accumulation_steps: int = 1  # parts of a process's batch that go through the towers one after the other; negatives stay those of all
+    candidates: Literal["gathered", "ring"] = "gathered"  # of all processes at once, or of one after another (memory; multi_positive)
     is_activation_checkpointed: bool = False  # the trunk forgets activations and computes them again: less memory, a third more time
     is_compiled: bool = False  # torch.compile of the trunk: a minute at the start, then faster
     zero_stage: int = 1
@@ -125,6 +126,10 @@ class PretrainConfig:
         check(
             self.num_processes % self.num_nodes == 0,
             f"pretrain.num_processes: expected a multiple of num_nodes={self.num_nodes}, found {self.num_processes}",
+        )
+        check(
+            self.candidates == "gathered" or objective == "multi_positive",
+            f"pretrain.candidates={self.candidates}: expected gathered with pretrain.objective={objective}",
         )
         check(self.temperature > 0, f"pretrain.temperature: expected above 0, found {self.temperature}")
         check(self.num_steps >= 1, f"pretrain.num_steps: expected 1 or more, found {self.num_steps}")

@@ -42,7 +42,13 @@ def choose_objective(pretrain: PretrainConfig, towers: TwoTower, classes: Captio
         known = classes or CaptionClasses((), {})
         labels, numbers = [caption_label(caption_id) for caption_id in known.class_of], list(known.class_of.values())
         return Supervised(towers, labels=labels, classes=numbers, num_classes=len(known.names), seed=pretrain.seed)
-    return MultiPositive(towers, image_weight=pretrain.image_weight, text_weight=pretrain.text_weight, temperature=pretrain.temperature)
+    return MultiPositive(
+        towers,
+        image_weight=pretrain.image_weight,
+        text_weight=pretrain.text_weight,
+        temperature=pretrain.temperature,
+        in_ring=pretrain.candidates == "ring",
+    )
 
 
 def caption_classes(

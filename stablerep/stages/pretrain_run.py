@@ -39,6 +39,7 @@ _LATER = {
     "ema_decay": 0.0,
     "accumulation_steps": 1,
     "is_compiled": False,
+    "candidates": "gathered",
     "weight_decay_end": 0.0,
     "synclr": dataclasses.asdict(SynClrConfig()),
 }

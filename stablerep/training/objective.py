@@ -2,10 +2,10 @@
 
     total = image_weight * multi_positive + text_weight * image_text
 
-Every rank's images are candidates for every rank (global negatives), gathered with gradients. The mean over ranks that data
-parallelism takes of each rank's loss, and of its gradients, is then the loss over the whole batch. The losses are inside the module so
-that an engine sees tensors in and scalars out, whatever it does with parameters before and after. The baselines that the paper compares
-with are in `objective_baselines`: the same towers, the same interface.
+Every rank's images are candidates for every rank (global negatives), gathered with gradients or passed around a ring, one rank's at a
+time. The mean over ranks that data parallelism takes of each rank's loss, and of its gradients, is then the loss over the whole batch.
+The losses are inside the module so that an engine sees tensors in and scalars out, whatever it does with parameters before and after.
+The baselines that the paper compares with are in `objective_baselines`: the same towers, the same interface.
 
 Dimension key: R ranks, N captions of this rank, M views of a caption, B = M*N views in view-major order, G = B*R candidates, H = N*R
 captions of all ranks, D embedding, T tokens.
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stablerep.distributed import all_gather, current_world, gather_int
-from stablerep.losses import image_text, multi_positive
+from stablerep.distributed import all_gather, circulate, current_world, gather_int
+from stablerep.losses import image_text, image_text_in_blocks, multi_positive, multi_positive_in_blocks
 from stablerep.models import TwoTower
 
 Losses = tuple[Tensor, Tensor, Tensor]
@@ -52,11 +52,13 @@ class MultiPositive(Objective):
         image_weight: weight of the multi-positive loss; 0 leaves it out.
         text_weight: weight of the image-text loss; 0 leaves it out.
         temperature: of the multi-positive loss.
+        in_ring: candidates come from one rank at a time, so that no rank holds those of all; value and gradient stay.
     """
 
-    def __init__(self, towers: TwoTower, *, image_weight: float, text_weight: float, temperature: float) -> None:
+    def __init__(self, towers: TwoTower, *, image_weight: float, text_weight: float, temperature: float, in_ring: bool = False) -> None:
         super().__init__(towers)
         self._image_weight, self._text_weight, self._temperature = image_weight, text_weight, temperature
+        self._contrast, self._match = (contrast_in_ring, match_in_ring) if in_ring else (contrast_images, match_texts)
 
     def forward(self, views_MNCHW: Tensor, tokens_NT: Tensor, labels_N: Tensor) -> Losses:
         """Total, multi-positive and image-text loss of this rank; a loss that is left out is 0."""
@@ -66,10 +68,10 @@ class MultiPositive(Objective):
         total = views_MNCHW.new_zeros((), dtype=torch.float32)
         image = text = total
         if self._image_weight:
-            image = contrast_images(output.image_BD, labels_B, all_labels_G, self._temperature)
+            image = self._contrast(output.image_BD, labels_B, all_labels_G, self._temperature)
             total = total + self._image_weight * image
         if self._text_weight:
-            text = match_texts(output, labels_B, labels_N, all_labels_G)
+            text = self._match(output, labels_B, labels_N, all_labels_G)
             total = total + self._text_weight * text
         return total, image, text
 
@@ -89,9 +91,14 @@ def contrast_images(image_BD: Tensor, labels_B: Tensor, all_labels_G: Tensor, te
         temperature: of the softmax.
     """
     world = current_world()
-    own_B = torch.arange(len(labels_B), device=labels_B.device) + world.rank * len(labels_B)
     all_image_GD = all_gather(image_BD, [len(labels_B)] * world.world_size)
-    return multi_positive(image_BD, all_image_GD, labels_B, all_labels_G, own_B, temperature, num_ranks=world.world_size)
+    return multi_positive(image_BD, all_image_GD, labels_B, all_labels_G, _own(labels_B), temperature, num_ranks=world.world_size)
+
+
+def contrast_in_ring(image_BD: Tensor, labels_B: Tensor, all_labels_G: Tensor, temperature: float) -> Tensor:
+    """As `contrast_images`, with the images of the other ranks passing by."""
+    num_ranks = current_world().world_size
+    return multi_positive_in_blocks(image_BD, all_labels_G, _own(labels_B), temperature, circulate, num_ranks=num_ranks)
 
 
 def match_texts(output: Any, labels_B: Tensor, labels_N: Tensor, all_labels_G: Tensor) -> Tensor:
@@ -117,3 +124,24 @@ def match_texts(output: Any, labels_B: Tensor, labels_N: Tensor, all_labels_G: T
         all_text_labels_H=gather_int(labels_N, sizes_N),
         num_ranks=world.world_size,
     )
+
+
+def match_in_ring(output: Any, labels_B: Tensor, labels_N: Tensor, all_labels_G: Tensor) -> Tensor:
+    """As `match_texts`, with the images and captions of the other ranks passing by."""
+    num_ranks = current_world().world_size
+    return image_text_in_blocks(
+        output.image_text_BD,
+        output.text_ND,
+        labels_B,
+        labels_N,
+        all_labels_G,
+        gather_int(labels_N, [len(labels_N)] * num_ranks),
+        output.logit_scale,
+        circulate,
+        num_ranks=num_ranks,
+    )
+
+
+def _own(labels_B: Tensor) -> Tensor:
+    """Where this rank's rows are among those of all."""
+    return torch.arange(len(labels_B), device=labels_B.device) + current_world().rank * len(labels_B)

@@ -19,19 +19,19 @@ TRUNK = TrunkSpec("vit_tiny_patch16_224", size_px=16, patch_px=8, width=16, dept
 HEAD = HeadSpec(num_layers=2, hidden_dim=12, out_dim=6)
 TEXT = TextSpec(vocabulary_size=20, eot_id=19, context_length=6, width=16, depth=1, num_heads=2, out_dim=8, projection="mlp")
 LABELS, CLASSES = [50, 7, 31, 12, 99, 4], [0, 2, 1, 2, 0, 1]
-VIEWS = {"multi_positive": 3, "simclr": 4, "clip": 1, "supervised": 2, "synclr": 3}
+VIEWS = {"multi_positive": 3, "ring": 3, "simclr": 4, "clip": 1, "supervised": 2, "synclr": 3}
 SYNCLR = SynClrConfig(num_local_crops=2, local_size_px=8, num_prototypes=32, prototype_hidden_dim=16, prototype_dim=8)
 TIMEOUT_SECONDS = 240
 
 
 def baseline(name: str) -> Any:
     """An objective over towers of a fixed seed, in training mode."""
-    spec = ModelSpec(TRUNK, HEAD, TEXT if name in ("clip", "multi_positive") else None, name not in ("clip", "supervised"))
+    spec = ModelSpec(TRUNK, HEAD, TEXT if name in ("clip", "multi_positive", "ring") else None, name not in ("clip", "supervised"))
     if name == "synclr":
         spec = replace(spec, head=replace(HEAD, norm="layer"))
     towers = build_two_tower(spec, batch_norm=SyncBatchNorm1d, seed=3, is_size_free=name == "synclr")
-    if name == "multi_positive":
-        objective: Objective = MultiPositive(towers, image_weight=1.0, text_weight=0.5, temperature=0.2)
+    if name in ("multi_positive", "ring"):
+        objective: Objective = MultiPositive(towers, image_weight=1.0, text_weight=0.5, temperature=0.2, in_ring=name == "ring")
     elif name == "synclr":
         head = HeadConfig(num_layers=2, hidden_dim=12, out_dim=6, norm="layer")
         objective = SynClr(towers, SYNCLR, head=head, temperature=0.2, num_steps=100, seed=1)

@@ -196,7 +196,7 @@ def test_without_classes_supervised_training_is_refused(store: Store) -> None:
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("name", ["multi_positive", "simclr", "clip", "supervised", "synclr"])
+@pytest.mark.parametrize("name", ["multi_positive", "ring", "simclr", "clip", "supervised", "synclr"])
 def test_two_ranks_are_one(two_ranks: list[dict[str, Any]], name: str) -> None:
     from objective_worker import outcome
 
@@ -208,6 +208,19 @@ def test_two_ranks_are_one(two_ranks: list[dict[str, Any]], name: str) -> None:
     for key, gradient in alone.items():
         torch.testing.assert_close(mean[key], gradient, **near, msg=lambda text, key=key: f"{key}: {text}")
     assert max(float(gradient.abs().max()) for gradient in alone.values()) > 1e-3
+
+
+@pytest.mark.dist
+def test_candidates_from_a_ring_are_those_gathered(two_ranks: list[dict[str, Any]]) -> None:
+    for ranks in two_ranks:
+        for key, found in ranks["ring"].items():
+            if key == "loss":  # gradients before their mean differ: a ring forms all of a row's on its own rank
+                torch.testing.assert_close(found, ranks["multi_positive"][key], rtol=1e-6, atol=1e-6)
+
+
+def test_a_ring_is_for_multi_positive() -> None:
+    with pytest.raises(ConfigError, match=r"pretrain.candidates=ring: expected gathered with pretrain.objective=clip"):
+        load_recipe("smoke", "pretrain.objective=clip pretrain.images_per_caption=1 pretrain.candidates=ring")
 
 
 @pytest.fixture(scope="module")
