@@ -1,7 +1,7 @@
 """Feast's SQLite online store with exact vector search, on any Python.
 
 Feast 0.67 gates vector search in SQLite to Python 3.10 and to an extension that must be loaded. Reference sets are bounded, so reading
-their vectors and comparing all of them is exact and fast enough (benchmarks/catalogue.py). Feast names this class in feature_store.yaml,
+their vectors and comparing all of them is exact and fast enough. Feast names this class in feature_store.yaml,
 so `feast serve` searches with it too; on a cluster PostgreSQL with pgvector does.
 """
 
