@@ -76,7 +76,8 @@ def without_class(caption: str) -> str:
 def _generated(pool: Pool, study: Study, work: Path) -> DatasetRef:
     store, words = str(work / "store"), pool_words(pool, study)
     if pool.captions != "always":
-        words += f" captions.source={_captions_file(pool, words, work)} captions.label_column=label"
+        # Without their class some captions say the same: all that remain are taken, a few fewer.
+        words += f" captions.source={_captions_file(pool, words, work)} captions.label_column=label captions.num_captions=0"
     prompt_set, model = prepare.run(RECIPE, words, store), generator.run(RECIPE, words, store)
     records = {"prompt_set": prompt_set.to_json(), "generator": model.to_json()}
     lanes = [generate.run(RECIPE, words, store, **records, lane=lane).to_json() for lane in range(prompt_set.num_lanes)]
