@@ -48,6 +48,8 @@ chaos: .venv/ready  ## kill -9 at 100 random moments over four lanes of generate
 	$(BIN)/python tests/plugins/chaos.py --kills 100
 bench: .venv/ready  ## every CPU benchmark with its ratio and target; results in benchmarks/results/
 	$(BIN)/python benchmarks/all.py
+bench-generation: .venv/ready  ## groups kept a second, noise, a lane against the model alone and one call per image
+	$(BIN)/python benchmarks/generation.py
 bench-endpoint: .venv/ready  ## the endpoint against the plain KServe way, and 10,000 hostile requests
 	$(BIN)/python benchmarks/endpoint.py
 
@@ -72,4 +74,4 @@ push: .venv/ready  ## push them and write images/images.lock: REGISTRY=host/pref
 clean:  ## remove results, caches and the environment
 	rm -rf build .venv .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help setup run serve stop monitor run-docker check test mutants chaos bench paper-trends compile lock manifests images push clean
+.PHONY: help setup run serve stop monitor run-docker check test mutants chaos bench bench-generation bench-endpoint paper-trends compile lock manifests images push clean

@@ -29,6 +29,7 @@ SCRIPTS: dict[str, list[str]] = {
     "probe": [],
     "telemetry": [],
     "endpoint": ["--hostile", "2000"],
+    "generation": [],
 }
 LOSS_HEADER = (
     "| backend | ms | times as fast as plain | extra MiB | share of plain | longest batch tried within the limit | its extra MiB |"
