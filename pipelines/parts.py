@@ -66,10 +66,10 @@ def checked(run: dict[str, Any], stages: str) -> dsl.PipelineTask:
 def make_dataset(run: dict[str, Any], pool: Pool, after: dsl.PipelineTask) -> Dataset:
     """Captions become a data set of image groups; `pool` makes the images."""
     model = place(generator(**run).after(after), "cpu-large", "generate")
-    prepared = place(prepare(**run, generator=model.output), "cpu-large", "runtime")
+    prepared = place(prepare(**run, generator=model.output), "cpu-large", "generate")
     with dsl.ParallelFor(prepared.output, name="lanes", parallelism=MAX_PARALLEL_LANES) as work:
         made = _fresh(place(generate(**run, work=work), "gpu-generate-spot", "generate", pool))
-    committed = _fresh(place(commit(**run, work=prepared.output, lanes=dsl.Collected(made.output)), "cpu-large", "runtime"))
+    committed = _fresh(place(commit(**run, work=prepared.output, lanes=dsl.Collected(made.output)), "cpu-large", "generate"))
     return Dataset(committed.outputs["Output"], model.output)
 
 

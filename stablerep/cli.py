@@ -20,10 +20,10 @@ from stablerep.stages import INPUTS
 
 _HELP = {
     "preflight": "check the machine, the store, the recipe and the cluster before anything is spent",
-    "prepare": "read, clean and de-duplicate captions; write the prompt set",
+    "prepare": "read captions, or make them of concepts (captions.source=concepts:list.txt), clean and de-duplicate; write the prompt set",
     "generator": "resolve and verify the text-to-image model (or fit the embedded one)",
-    "generate": "make one lane's groups of images and commit its shards",
-    "commit": "verify every shard and write the manifest; a data set that has one is returned as it is",
+    "generate": "make one lane's groups of images, score and filter them (quality.policy), and commit its shards",
+    "commit": "verify every shard, write the manifest, measure the purity of the groups; stop before training where they mix things",
     "pretrain": "train the vision transformer on the groups (TorchX, torchrun, DeepSpeed)",
     "export": "write the encoder as safetensors with its card and lineage",
     "probe": "measure frozen features on real images",

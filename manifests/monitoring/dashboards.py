@@ -127,6 +127,20 @@ GENERATION = Dashboard(
                     {"": f"1 - sum({of('generate_images_total', _GOOD)}) / sum({of('generate_images_total')})"},
                     "percentunit",
                 ),
+                Panel(
+                    "Groups before training",
+                    {
+                        "purity": f"min({of('dataset_purity_ratio')})",
+                        "diversity": f"min({of('dataset_diversity_ratio')})",
+                        "agreement": f"min({of('dataset_agreement_ratio')})",
+                    },
+                    kind="stat",
+                ),
+                Panel(
+                    "Images stored although they failed a threshold, a second",
+                    {"{{verdict}}": f"sum by (verdict) ({rate('generate_flagged_images_total')})"},
+                    needs="a failure, of an image under a threshold",
+                ),
                 Panel("Lane-seconds for a group", {"{{namespace}}": recorded("generate_lane_seconds_per_group:rate1h")}, "s", width=4),
                 Panel(
                     "Cost of a group, and its budget",

@@ -11,7 +11,9 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
 
 from stablerep.errors import CaptionError
 from stablerep.records import Caption
@@ -26,8 +28,41 @@ _INVISIBLE = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What a cleaned caption must be.
+
+    Attributes:
+        max_words: longer ones are cut.
+        min_words: shorter ones are left out.
+        blocklist: captions with one of these words or phrases are left out; letter case does not count, parts of words do not match.
+    """
+
+    max_words: int = 60
+    min_words: int = 1
+    blocklist: tuple[str, ...] = ()
+
+    def refusal(self, text: str) -> Literal["", "short", "blocked"]:
+        """Why a cleaned text is left out; empty where it is not."""
+        if len(text.split()) < self.min_words:
+            return "short"
+        return "blocked" if self.blocklist and _phrases(self.blocklist).search(text) else ""
+
+
+@cache
+def _phrases(blocklist: tuple[str, ...]) -> re.Pattern[str]:
+    listed = sorted({" ".join(phrase.split()) for phrase in blocklist if phrase.strip()}, key=len, reverse=True)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, listed)) or '(?!)'})(?!\w)", re.IGNORECASE)
+
+
 def clean_captions(
-    rows: Iterable[tuple[str, dict[str, Any]]], *, max_words: int, num_captions: int, seed: int
+    rows: Iterable[tuple[str, dict[str, Any]]],
+    *,
+    max_words: int,
+    num_captions: int,
+    seed: int,
+    min_words: int = 1,
+    blocklist: tuple[str, ...] = (),
 ) -> tuple[list[Caption], dict[str, int]]:
     """Captions in the order of the source, and what became of all rows.
 
@@ -36,14 +71,19 @@ def clean_captions(
         max_words: longer texts are cut after this many words (and after 24 times as many characters).
         num_captions: how many to keep, 0 for all.
         seed: of the choice.
+        min_words: as in `Rules`.
+        blocklist: as in `Rules`.
 
     Returns:
-        The captions, and counts: read = kept + empty + duplicate + left_out; truncated counts all cut texts, kept or not.
+        The captions, and counts: read = kept + empty + duplicate + left_out (+ short + blocked, where there are such rules); truncated
+        counts all cut texts, kept or not.
 
     Raises:
         CaptionError: no caption is left, or fewer than `num_captions`.
     """
+    rules = Rules(max_words, min_words, blocklist)
     counts = Counter[str](read=0, kept=0, empty=0, duplicate=0, left_out=0, truncated=0)
+    counts.update({"short": 0} if min_words > 1 else {}, **({"blocked": 0} if blocklist else {}))
     seen = set[int]()
     chosen: list[tuple[int, int, Caption]] = []  # a heap: the key to drop next (negated) first
     for position, (raw, provenance) in enumerate(rows):
@@ -54,6 +94,9 @@ def clean_captions(
         number = int(caption.caption_id, 16)
         if not text or number in seen:
             counts["duplicate" if text else "empty"] += 1
+            continue
+        if refused := rules.refusal(text):
+            counts[refused] += 1
             continue
         seen.add(number)
         entry = (-_key(caption, seed) if num_captions else 0, -position, caption)

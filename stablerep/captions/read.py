@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from stablerep.captions.parquet import parquet_rows
 from stablerep.captions.prompt_set import LABEL
+from stablerep.captions.synthesis import CONCEPTS, Synthesis, concept_rows
 from stablerep.errors import CaptionError, StablerepError, StoreError
 
 PACKAGED = "packaged:"
@@ -24,15 +25,18 @@ Row = tuple[str, dict[str, Any]]
 _BUFFER_BYTES = 1 << 20
 
 
-def read_captions(source: str, column: str, *, num_captions: int = 0, seed: int = 0, label_column: str = "") -> Generator[Row]:
+def read_captions(
+    source: str, column: str, *, num_captions: int = 0, seed: int = 0, label_column: str = "", synthesis: Synthesis | None = None
+) -> Generator[Row]:
     """Texts as they are written in `source`, each with where it came from.
 
     Args:
-        source: path, URI, or `packaged:<name>`.
+        source: path, URI, `packaged:<name>`, or `concepts:` and the path or URI of a list of concepts, one a line.
         column: name of the column or JSON key with the captions; not used for .txt and packaged captions.
-        num_captions: packaged captions only: how many to draw, equally many of each class; 0 for all. Files are read whole.
+        num_captions: packaged captions and concepts: how many to draw or make, equally many of each class; 0 for all. Files are read whole.
         seed: of that draw.
         label_column: name of the column or JSON key with the captions' classes, empty for none; packaged captions bring theirs.
+        synthesis: how captions are made of concepts; default: by templates.
 
     Yields:
         The text and its provenance: `source` with `line`, `row` or `source_index`, counted from 1, 0 and 0; `label`, the class, where
@@ -44,11 +48,23 @@ def read_captions(source: str, column: str, *, num_captions: int = 0, seed: int 
     """
     num_rows = 0
     with _explained(source):
-        for row in _rows(source, column, label_column, num_captions, seed):
+        if source.startswith(CONCEPTS):
+            concepts = read_lines(source.removeprefix(CONCEPTS))
+            rows = concept_rows(PurePosixPath(source).name, concepts, synthesis or Synthesis(), num_captions=num_captions, seed=seed)
+        else:
+            rows = _rows(source, column, label_column, num_captions, seed)
+        for row in rows:
             num_rows += 1
             yield row
     if num_rows == 0:
         raise CaptionError(f"{source}: expected captions, found no rows; write at least one")
+
+
+def read_lines(source: str) -> list[str]:
+    """Lines of a text file at a path or URI, each once, without blank ones and comments (#); raises as `read_captions`."""
+    with _explained(source), _open(source) as stream:
+        texts = [text.strip() for _, text in _lines(stream, source)]
+    return list(dict.fromkeys(text for text in texts if text and not text.startswith("#")))
 
 
 def check_source(source: str, column: str) -> str:
@@ -58,6 +74,11 @@ def check_source(source: str, column: str) -> str:
 
         check_packaged(source.removeprefix(PACKAGED))
         return f"{source} ships inside a package"
+    if source.startswith(CONCEPTS):
+        concepts = read_lines(source.removeprefix(CONCEPTS))
+        if not concepts:
+            raise CaptionError(f"{source}: expected concepts, one a line, found none; write at least one")
+        return f"{source} holds {len(concepts)} concepts; the first is {concepts[0][:60]!r}"
     with closing(read_captions(source, column)) as rows:
         text, _ = next(rows)
     return f"{source} is readable; it starts with {text[:60]!r}"

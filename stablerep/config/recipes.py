@@ -16,6 +16,7 @@ from stablerep.config.schema import (
     HeadConfig,
     PretrainConfig,
     ProbeConfig,
+    QualityConfig,
     Recipe,
     TextConfig,
     TrunkConfig,
@@ -71,6 +72,7 @@ _SMOKE = replace(
     description="Every task of the pipeline in little more than a minute: for tests, not for learning.",
     captions=replace(_QUICKSTART.captions, num_captions=48, captions_per_shard=12),
     generate=replace(_QUICKSTART.generate, images_per_caption=4, num_inference_steps=4, batch_size=48),
+    quality=QualityConfig(allow_low_purity=True),  # four steps draw what four steps can
     pretrain=replace(
         _QUICKSTART.pretrain, captions_per_batch=16, images_per_caption=2, num_steps=12, warmup_steps=2, checkpoint_every_steps=4
     ),

@@ -2,7 +2,7 @@
 
 Defaults are the paper's where the paper has one (docs/paper.md); the recipes of `recipes.py` are differences from them. Values are
 plain JSON. Units are in the names; `num_processes` counts training processes over all nodes. What `pretrain` takes is in
-`schema_pretrain`.
+`schema_pretrain`, what judges images and groups in `schema_quality`.
 """
 
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from typing import Literal
 
 from stablerep.config.checks import check
 from stablerep.config.schema_pretrain import AugmentConfig, HeadConfig, PretrainConfig, TextConfig, TrunkConfig
+from stablerep.config.schema_quality import QualityConfig
 from stablerep.config.schema_synclr import SynClrConfig
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "LaunchConfig",
     "PretrainConfig",
     "ProbeConfig",
+    "QualityConfig",
     "Recipe",
     "SynClrConfig",
     "TextConfig",
@@ -34,11 +36,21 @@ __all__ = [
 class CaptionsConfig:
     """prepare: where captions come from and how they are cut into work."""
 
-    source: str = "packaged:mnist"  # packaged:<name>, the URI of a .txt .csv .tsv .jsonl .parquet file, or catalogue:[store URI]
+    # packaged:<name>, the URI of a .txt .csv .tsv .jsonl .parquet file, concepts:<URI of a list>, or catalogue:[store URI]
+    source: str = "packaged:mnist"
     column: str = "caption"
     label_column: str = ""  # the class of each caption, where a table names one; packaged captions have theirs
     num_captions: int = 0  # 0: all
     max_words: int = 60
+    min_words: int = 1  # shorter captions are left out
+    blocklist: str = ""  # URI of a list of words and phrases, one a line; captions with one of them are left out
+    captions_per_concept: int = 10  # concepts: of each, where num_captions is 0
+    templates: tuple[str, ...] = ()  # concepts: texts with {concept}, {background}, {relation}; none: those of captions.synthesis
+    backgrounds: str = ""  # concepts: URI of a list; none: those of captions.synthesis
+    relations: str = ""
+    language_model: str = ""  # concepts: folder of a causal language model of transformers; none: templates write
+    temperature: float = 0.9
+    max_new_tokens: int = 40
     captions_per_shard: int = 64
     num_lanes: int = 2
     seed: int = 0
@@ -62,7 +74,15 @@ class CaptionsConfig:
         check(self.num_captions >= 0, f"captions.num_captions: expected 0 (all) or more, found {self.num_captions}")
         check(self.captions_per_shard >= 1, f"captions.captions_per_shard: expected 1 or more, found {self.captions_per_shard}")
         check(1 <= self.num_lanes <= 16, f"captions.num_lanes: expected 1 to 16, found {self.num_lanes}")
-        check(self.max_words >= 1, f"captions.max_words: expected 1 or more, found {self.max_words}")
+        check(
+            1 <= self.min_words <= self.max_words,
+            f"captions.max_words: expected 1 or more, and min_words from 1 to max_words, found {self.max_words} and {self.min_words}",
+        )
+        check(self.captions_per_concept >= 1, f"captions.captions_per_concept: expected 1 or more, found {self.captions_per_concept}")
+        check(self.temperature > 0, f"captions.temperature: expected above 0, found {self.temperature}")
+        check(self.max_new_tokens >= 1, f"captions.max_new_tokens: expected 1 or more, found {self.max_new_tokens}")
+        for template in self.templates:
+            check("{concept}" in template, f"captions.templates: expected {{concept}} in every template, found {template!r}")
 
 
 @dataclass(frozen=True)
@@ -284,6 +304,7 @@ class Recipe:
     captions: CaptionsConfig = field(default_factory=CaptionsConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)

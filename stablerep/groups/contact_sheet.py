@@ -34,7 +34,7 @@ def contact_sheet_html(groups: Iterable[ImageGroup], *, title: str, facts: Mappi
         if num_left_out:
             num_left_out += 1
             continue
-        figure, figure_px = _figure(group)
+        figure, figure_px = group_figure(group)
         if figures and size_bytes + len(figure) > MAX_PAGE_BYTES:
             num_left_out = 1
             continue
@@ -56,15 +56,21 @@ def _facts(facts: Mapping[str, str]) -> str:
     return f'<div class="tiles">{"".join(tiles)}</div>' + (f'<table class="soft">{"".join(lines)}</table>' if lines else "")
 
 
-def _figure(group: ImageGroup) -> tuple[str, int]:
-    """The HTML of one group and the width of its images side by side."""
+def group_figure(group: ImageGroup, note: str = "") -> tuple[str, int]:
+    """The HTML of one group and the width of its images side by side.
+
+    Args:
+        group: whose images stay as they are where they are small.
+        note: what to say before the caption.
+    """
     tags: list[str] = []
     width_px, room_px = 0, PAGE_WIDTH_PX // len(group.images) - GAP_PX
     for number, data in enumerate(group.images):
         shown, mime, shown_px = shown_image(data, group.image_format, min(MAX_SHOWN_PX, max(MIN_SHOWN_PX, room_px)))
         tags.append(image_tag(shown, mime, shown_px, f"image {number}: {group.caption.text}"))
         width_px += shown_px + GAP_PX
-    return f"<figure><div>{''.join(tags)}</div><figcaption>{escape(group.caption.text)}</figcaption></figure>", width_px
+    noted = f"<b>{escape(note)}</b> " if note else ""
+    return f"<figure><div>{''.join(tags)}</div><figcaption>{noted}{escape(group.caption.text)}</figcaption></figure>", width_px
 
 
 def shown_image(data: bytes, image_format: str, max_px: int) -> tuple[bytes, str, int]:

@@ -15,6 +15,7 @@ from stablerep.groups.quality import judge
 from stablerep.groups.sampler import ImageHW3, ImageRequest
 from stablerep.records import Caption
 from stablerep.shards.group import ImageGroup
+from stablerep.shards.manifest import KEPT, WEIGHTED
 from stablerep.shards.parts import Part
 
 MIN_IMAGES = 2  # below, an image of the group has no positive (where a group shall have only one, one is enough)
@@ -89,7 +90,8 @@ class Draft:
             self._check()
         verdicts = self._inspect(has_retries=has_retries)
         if self.is_settled and self._inspector and not self._is_dropped:
-            verdicts += Counter(good=len(self._images())) + Counter(f"kept_{flag}" for flag in self._facts.get("flags", ()) if flag)
+            prefix = WEIGHTED if "weights" in self._facts else KEPT
+            verdicts += Counter(good=len(self._images())) + Counter(f"{prefix}{flag}" for flag in self._facts.get("flags", ()) if flag)
         return verdicts
 
     @property

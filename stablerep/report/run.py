@@ -76,9 +76,12 @@ def run_html(run: Run) -> str:
         _tiles_html(_tiles(run)),
         _call(run),
     ]
-    parts += [f'<section id="{name}">{body_of(run.pages[name])}</section>' for name in ("commit", "pretrain", "probe") if name in run.pages]
+    parts += [f'<section id="{name}">{body_of(run.pages[name])}</section>' for name in _SECTIONS if name in run.pages]
     parts += ["<h2>Facts</h2>", table(["what", "value"], _facts(run)), "<h2>Stages</h2>", _stages(run)]
     return page(f"stablerep {run.recipe.name}", "\n".join(parts))
+
+
+_SECTIONS = ("commit", "generate-0", "pretrain", "probe")  # of the stage that names what the page is about
 
 
 def _tiles(run: Run) -> list[tuple[str, str]]:
@@ -87,6 +90,7 @@ def _tiles(run: Run) -> list[tuple[str, str]]:
     if dataset:
         made = "real" if run.record("generator").get("uri", "").startswith("real:") else "synthetic"
         tiles += [("captions", f"{dataset['num_groups']:,}"), (f"{made} images", f"{dataset['num_images']:,}")]
+        tiles += [("group purity", f"{dataset['quality']['purity']:.3f}")] if "purity" in dataset["quality"] else []
     if evaluation:
         tiles.append(("linear probe on real images", f"{100 * evaluation['headline']:.1f} %"))
     if verification:

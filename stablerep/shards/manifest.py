@@ -4,7 +4,7 @@ Its bytes depend on the content only: who made a shard, and when, stays in the c
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stablerep.errors import DataError
@@ -13,6 +13,7 @@ from stablerep.records import DatasetRef, GeneratorRef, PromptSet, Record, Shard
 from stablerep.shards import layout
 from stablerep.store import Store
 
+KEPT, WEIGHTED = "kept_", "weighted_"  # before why an image that is stored was found wanting: as it is, or with a lower weight
 _NOT_MADE = ("missing", "dropped_groups")
 
 
@@ -108,12 +109,17 @@ def manifest_of(
     )
 
 
+def num_made(counts: Mapping[str, int]) -> int:
+    """How many images counts by verdict stand for."""
+    return sum(number for verdict, number in counts.items() if verdict not in _NOT_MADE and not verdict.startswith((KEPT, WEIGHTED)))
+
+
 def _ratios(counts: Counter[str]) -> dict[str, float]:
     """What can be said of the verdicts: the share of images that were good, and of those wanted that are missing.
 
-    `kept_*` are among the good ones, and what a dropped group lacks is missing: neither counts images that were made beside them.
+    `kept_*` and `weighted_*` are among the good ones, and what a dropped group lacks is missing: no images that were made beside them.
     """
-    made = sum(number for verdict, number in counts.items() if verdict not in _NOT_MADE and not verdict.startswith("kept_"))
+    made = num_made(counts)
     if not made:
         return {}
     wanted = counts["good"] + counts["missing"]

@@ -1,21 +1,21 @@
 """commit: checks every shard the lanes made, then writes the manifest; from then on the data set exists.
 
-After it come a contact sheet to look at and an entry in the catalogue, each made once: a run that was killed in between is completed
-by the next, and a data set that is complete is returned at once. When it was registered is no part of any digest.
+After it come a contact sheet to look at, what a judge finds out about the groups, and an entry in the catalogue, each made once: a run
+that was killed in between is completed by the next, and a data set that is complete is returned at once. When it was registered is no part
+of any digest.
 """
 
 import json
 import logging
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stablerep.errors import DataError
 from stablerep.records import DatasetRef, GeneratorRef, LaneReport, PromptSet
 from stablerep.shards.dataset import find_dataset, read_spec, write_manifest
+from stablerep.stages.commit_quality import measure_quality, require_purity, spread, with_quality
 from stablerep.stages.context import Stage, open_stage
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def run(
     Raises:
         DataError: the lanes do not belong together, or not to these captions and this generator.
         ShardError: shards are missing, truncated or damaged; names them and the remedy.
+        DataError: groups mix things (purity below `quality.min_purity`), so training on them is not worth its cost.
     """
     with open_stage("commit", recipe, overrides, store) as stage:
         captions, model = PromptSet.from_json(prompt_set), GeneratorRef.from_json(generator)
@@ -53,8 +54,10 @@ def run(
         if contact_sheet_path:
             Path(contact_sheet_path).parent.mkdir(parents=True, exist_ok=True)
             Path(contact_sheet_path).write_bytes(stage.store.read(sheet))
+        quality = measure_quality(stage, dataset, model)
+        require_purity(quality, stage.recipe.quality, dataset.uri)
         _register(stage, dataset)
-    return dataset
+    return with_quality(dataset, quality)
 
 
 def _dataset_of(lanes: Sequence[LaneReport]) -> str:
@@ -115,14 +118,6 @@ def _sampler_words(sampler: dict[str, Any]) -> str:
     if "scheduler" not in sampler:
         return f"real images of each caption's class, seed {sampler['noise_seed']}"
     return f"{sampler['scheduler']}, {sampler['num_inference_steps']} steps, guidance {sampler['guidance']}"
-
-
-def spread(num_groups: int, count: int) -> list[int]:
-    """At most `count` positions, one at a random place of each equal part (captions often come in cycles), and always the same."""
-    count = min(count, num_groups)
-    edges = [i * num_groups // max(count, 1) for i in range(count + 1)]
-    chance = random.Random(num_groups)
-    return [chance.randrange(first, last) for first, last in pairwise(edges)]
 
 
 def _register(stage: Stage, dataset: DatasetRef) -> None:

@@ -16,6 +16,7 @@ from stablerep.store import Store
 
 _PAGES = {
     "commit": "groups/{dataset_id}/contact_sheet.html",
+    "generate-0": "groups/{dataset_id}/quality.html",  # also of a run that commit refused
     "pretrain": "runs/{run_key}/curves.html",
     "probe": "evals/{model_id}/{suite}/report.html",
 }

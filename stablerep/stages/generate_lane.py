@@ -12,14 +12,17 @@ from typing import Any
 
 from stablerep.captions.prompt_set import lane_shards, read_prompt_set, shard_captions
 from stablerep.groups.cost import gpu_of_device
+from stablerep.groups.inspection import Inspector
 from stablerep.groups.lane import LaneWork, Overtaken, Turn
 from stablerep.groups.make import make_shard, spec
 from stablerep.groups.resolve import is_real
 from stablerep.records import Caption, GeneratorRef, LaneReport, PromptSet, ShardRecord
 from stablerep.shards.dataset import commit_shard, find_shard, write_spec
+from stablerep.shards.manifest import KEPT, WEIGHTED, num_made
 from stablerep.shards.parts import Parts, remove_leftover_parts
 from stablerep.stages.context import Stage
 from stablerep.stages.generate_sampler import OpenSampler, open_sampler
+from stablerep.stages.quality import inspection_spec, open_inspector
 from stablerep.telemetry.reporter import Progress
 
 log = logging.getLogger("stablerep")
@@ -37,7 +40,8 @@ class LaneRun:
 
     def spec(self) -> dict[str, Any]:
         """What decides the images."""
-        return spec(dataclasses.asdict(self.settings), is_real=is_real(self.generator.uri))
+        inspection = inspection_spec(self.stage.recipe, self.generator)
+        return spec(dataclasses.asdict(self.settings), is_real=is_real(self.generator.uri), inspection=inspection)
 
     @cached_property
     def captions(self) -> list[Caption]:
@@ -54,6 +58,11 @@ class LaneRun:
             self.captions,
             on_halved=lambda _: self.report("stablerep_generate_out_of_memory_total", 1),
         )
+
+    @cached_property
+    def inspector(self) -> Inspector | None:
+        """What scores and judges groups while they are made, where the recipe has it."""
+        return open_inspector(self.stage.recipe, self.generator)
 
     def run(self) -> LaneReport:
         """Make what is missing; the records of this lane's shards are there at the end."""
@@ -95,9 +104,10 @@ class LaneRun:
             log.info("lane %d: own shards are done, helping with shard %d", self.lane, index)
 
         def on_images(verdicts: dict[str, int]) -> None:
-            self.num_made += sum(verdicts.values())
+            self.num_made += num_made(verdicts)
             for verdict, number in verdicts.items():
-                self.report("stablerep_generate_images_total", number, verdict=verdict)
+                what = "flagged_images" if verdict.startswith((KEPT, WEIGHTED)) else "images"
+                self.report(f"stablerep_generate_{what}_total", number, verdict=verdict)
             speed = self.report_speed()
             if progress:
                 progress.advance(verdicts.get("good", 0), f"shard {index}{speed}")
@@ -112,6 +122,7 @@ class LaneRun:
                 image_format=settings.image_format,
                 image_quality=settings.image_quality,
                 max_retries=settings.max_retries_per_image,
+                inspector=self.inspector,
                 on_images=on_images,
                 journal=parts,
                 is_helper=turn.is_helper,

@@ -1,4 +1,4 @@
-"""prepare: captions from the configured source become a prompt set in the store, cut in equal units of work.
+"""prepare: captions from the configured source, or made of concepts, become a prompt set in the store, cut in equal units of work.
 
 The source is read on every run, so that a changed file is noticed; the same texts are the same prompt set and are not written again.
 A source `catalogue:` selects captions by date, tags and class instead (prepare_catalogue); captions of any other are registered there.
@@ -15,6 +15,7 @@ from stablerep.config.schema import CaptionsConfig
 from stablerep.records import PromptSet
 from stablerep.stages.context import open_stage
 from stablerep.stages.prepare_catalogue import CATALOGUE, register_prompts, selected_rows
+from stablerep.stages.prepare_synthesis import blocklist, synthesis
 
 log = logging.getLogger("stablerep")
 
@@ -36,8 +37,14 @@ def run(recipe: str, overrides: str, store: str) -> PromptSet:
         captions = stage.recipe.captions
         is_selected = captions.source.startswith(CATALOGUE)
         rows = selected_rows(stage.store, captions, stage.recipe.gate.has_catalogue) if is_selected else _read(captions)
-        num_captions = 0 if captions.balance == "class" else captions.num_captions
-        kept, counts = clean_captions(rows, max_words=captions.max_words, num_captions=num_captions, seed=captions.seed)
+        kept, counts = clean_captions(
+            rows,
+            max_words=captions.max_words,
+            num_captions=0 if captions.balance == "class" else captions.num_captions,
+            seed=captions.seed,
+            min_words=captions.min_words,
+            blocklist=blocklist(captions),
+        )
         prompt_set = write_prompt_set(
             stage.store, kept, counts, captions_per_shard=captions.captions_per_shard, num_lanes=captions.num_lanes
         )
@@ -53,7 +60,12 @@ def run(recipe: str, overrides: str, store: str) -> PromptSet:
 
 def _read(captions: CaptionsConfig) -> Iterator[Row]:
     return read_captions(
-        captions.source, captions.column, num_captions=captions.num_captions, seed=captions.seed, label_column=captions.label_column
+        captions.source,
+        captions.column,
+        num_captions=captions.num_captions,
+        seed=captions.seed,
+        label_column=captions.label_column,
+        synthesis=synthesis(captions),
     )
 
 

@@ -39,10 +39,13 @@ def _stages(*names: str) -> tuple[str, ...]:
 
 
 ROLES: dict[str, Role] = {
-    "runtime": Role(_stages("preflight", "prepare", "commit", "gate", "hold", "finish"), (*_TASK, *_CLUSTER, *_CAPTIONS)),
+    "runtime": Role(_stages("preflight", "gate", "hold", "finish"), (*_TASK, *_CLUSTER, *(name for name in _CAPTIONS if name != "PIL"))),
     "generate": Role(
-        _stages("generator", "generate"),
-        (*_TASK, *_TORCH, *_CAPTIONS, "accelerate", "diffusers", "huggingface_hub", "tokenizers", "transformers"),
+        _stages("prepare", "generator", "generate", "commit"),  # a language model may write captions, a model may judge groups
+        (
+            *(*_TASK, *_TORCH, *_CAPTIONS, "accelerate", "diffusers", "huggingface_hub", "open_clip", "safetensors", "timm", "tokenizers"),
+            "transformers",
+        ),
     ),
     "train": Role(
         _stages("pretrain_worker", "pretrain", "export", "probe"),  # pretrain too: launch.backend=local starts its processes beside it

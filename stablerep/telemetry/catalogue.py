@@ -57,8 +57,11 @@ LABELS: dict[str, tuple[str, ...]] = {
     "error": (*dict.fromkeys(_classes(StablerepError)), "StablerepError", "OSError", "ValueError", "RuntimeError", "KeyError"),
     "id": (),
     "model_id": (),
-    "outcome": ("read", "kept", "empty", "duplicate", "truncated", "left_out", "found", "made"),
-    "verdict": ("good", "nonfinite", "black", "constant", "duplicate"),
+    "outcome": ("read", "kept", "empty", "duplicate", "truncated", "left_out", "blocked", "short", "found", "made"),
+    "verdict": (
+        *("good", "nonfinite", "black", "constant", "duplicate", "disagreeing", "outlying"),
+        *("kept_disagreeing", "kept_outlying", "weighted_disagreeing", "weighted_outlying"),
+    ),
     "term": ("total", "image", "text"),
     "phase": ("forward", "backward", "backward_inner", "backward_allreduce", "step"),
     "state": ("queued", "pending", "running", "succeeded", "failed", "cancelled"),
@@ -80,6 +83,9 @@ _ALL = (
     Metric("stablerep_run_info", "gauge", "Always 1; says which run, data set or model this process works on.", ("stage", "id")),
     Metric("stablerep_captions_total", "counter", "Captions by what became of them.", ("outcome",)),
     Metric("stablerep_generate_images_total", "counter", "Images by quality verdict.", ("verdict",)),
+    Metric(
+        "stablerep_generate_flagged_images_total", "counter", "Images stored although they failed a threshold, by reason.", ("verdict",)
+    ),
     Metric("stablerep_generate_images_per_second", "gauge", "Images made a second, over the stage so far."),
     Metric("stablerep_generate_tflop_per_second", "gauge", "TFLOP/s of the sampler over the stage so far, from images made."),
     Metric("stablerep_generate_utilisation_ratio", "gauge", "Share of what matrix products reach on this GPU, 0 to 1; known GPUs only."),
@@ -89,6 +95,9 @@ _ALL = (
     Metric("stablerep_launch_queue_seconds", "gauge", "Seconds that the training job has waited for a place; 0 once it has one."),
     Metric("stablerep_launch_job_state", "gauge", "1 for the state that the training job is in, else 0.", ("state",)),
     Metric("stablerep_launch_preemptions_total", "counter", "Attempts of the training job that ended by preemption."),
+    Metric("stablerep_dataset_purity_ratio", "gauge", "Mean purity of the groups by the judge, 0 to 1."),
+    Metric("stablerep_dataset_diversity_ratio", "gauge", "Distance of images inside groups over that between groups."),
+    Metric("stablerep_dataset_agreement_ratio", "gauge", "Mean cosine of images and their captions."),
     Metric("stablerep_training_step", "gauge", "Last finished optimiser step."),
     Metric("stablerep_training_loss", "gauge", "Loss of the last logged step.", ("term",)),
     Metric("stablerep_training_learning_rate", "gauge", "Learning rate of the last logged step."),

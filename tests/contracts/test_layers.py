@@ -27,7 +27,7 @@ HOMES = {
     "torchx": {"integrations"},
     "feast": {"integrations"},
     "prometheus_client": {"integrations"},
-    "transformers": {"groups", "models"},
+    "transformers": {"captions", "groups", "models"},
     "kubernetes": {"integrations"},
     "kfp": set(),
 }

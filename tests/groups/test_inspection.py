@@ -127,7 +127,7 @@ def test_regenerate_takes_the_next_noise_and_is_bounded() -> None:
 
 def test_down_weight_keeps_the_image_with_its_weight() -> None:
     groups, counts, _ = _make({("caption1", 2): "other"}, policy="down_weight", down_weight=0.1)
-    assert counts == {"good": 16, "kept_disagreeing": 1}
+    assert counts == {"good": 16, "weighted_disagreeing": 1}
     assert groups[1].metadata["weights"] == [1.0, 1.0, 0.1, 1.0]
     assert "weights" not in groups[0].metadata
 

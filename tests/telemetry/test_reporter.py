@@ -11,9 +11,11 @@ from prometheus_client import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
 from stablerep.errors import ConfigError, PortInUseError
+from stablerep.groups.inspection import FLAGS
 from stablerep.groups.quality import Verdict
 from stablerep.integrations.prometheus_sink import Exporter, PrometheusSink
 from stablerep.launch import JobState
+from stablerep.shards.manifest import KEPT, WEIGHTED
 from stablerep.stages import STAGES
 from stablerep.store import Store
 from stablerep.telemetry import METRICS, MemorySink, Metric, Reporter
@@ -89,7 +91,8 @@ def test_labels_are_enumerated_in_one_place() -> None:
     assert {label for metric in METRICS.values() for label in metric.labels} == set(LABELS)
     assert set(LABELS["stage"]) == {*STAGES, "serve"}
     assert {state.value for state in JobState} == set(LABELS["state"])
-    assert set(get_args(Verdict)) == set(LABELS["verdict"])
+    verdicts = {*get_args(Verdict), *(prefix + flag for prefix in ("", KEPT, WEIGHTED) for flag in FLAGS)}
+    assert verdicts == set(LABELS["verdict"])
     ids = {label for label, values in LABELS.items() if not values}
     assert all(metric.name.endswith("_info") for metric in METRICS.values() if ids & set(metric.labels))
     assert all(len(set(values)) == len(values) for values in LABELS.values())
