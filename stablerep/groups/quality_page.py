@@ -69,7 +69,7 @@ def summarise(groups: GroupDataset, positions: Sequence[int]) -> AgreementSummar
     every = np.concatenate([np.asarray(values, dtype=np.float64) for values in scored.values()])
     counts = np.histogram(every, bins=np.linspace(-1, 1, round(2 / BIN) + 1))[0]
     means = sorted(((position, round(float(np.mean(values)), 4)) for position, values in scored.items()), key=lambda pair: pair[1])
-    return AgreementSummary(tuple(map(int, counts)), round(float(every.mean()), 4), len(every), means)
+    return AgreementSummary(tuple(counts.tolist()), round(float(every.mean()), 4), len(every), means)
 
 
 def quality_html(
@@ -170,8 +170,9 @@ def _histogram(summary: AgreementSummary, inspection: Mapping[str, Any]) -> str:
     middle = (_LEFT_PX + _WIDTH_PX) / 2
     label = f'<text x="{middle}" y="{_HEIGHT_PX - 3}" text-anchor="middle">cosine of an image and its caption</text>'
     drawing = (
-        f'<svg viewBox="0 0 {_WIDTH_PX} {_HEIGHT_PX}" width="{_WIDTH_PX}" font-size="11" font-family="system-ui, sans-serif" fill="#333" '
-        f'role="img" aria-label="histogram of agreement">{bars}{axis}{lines}{ticks}{scale}{label}</svg>'
+        f'<svg viewBox="0 0 {_WIDTH_PX} {_HEIGHT_PX}" width="{_WIDTH_PX}" overflow="visible" font-size="11" '
+        f'font-family="system-ui, sans-serif" fill="#333" role="img" aria-label="histogram of agreement">'
+        f"{bars}{axis}{lines}{ticks}{scale}{label}</svg>"
     )
     policy = inspection.get("policy", "keep")
     said = f"{summary.num_images:,} images of {len(summary.ordered):,} groups; policy {escape(policy)}"
