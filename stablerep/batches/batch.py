@@ -8,7 +8,7 @@ Dimension key: M views (images) of a caption, L small crops of a caption, N capt
 tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from stablerep.errors import DataError
 from stablerep.records import Caption
 
 LABEL_BITS = 63
+ImageWeights = Callable[[int], Sequence[float]]  # of every image of the group at a position
 
 
 class GroupSource(Protocol):
@@ -63,6 +64,7 @@ class Batch:
     `views_MNCHW` is float32 and normalised; `tokens_NT` int64 (T is 0 without a tokenizer); `labels_N` int64, equal exactly where
     captions are equal; `caption_ids` in the order of N. Only where an objective takes small crops: `local_LNCHW`, normalised, crop-major
     (all images' first crop, then their second), and `view_key_MN`, int64, a hash of (seed, step, caption, image) for what else is random.
+    Only where a data set has weights: `weights_MN`, float32, of every view's image in the losses.
     """
 
     views_MNCHW: Tensor
@@ -72,12 +74,14 @@ class Batch:
     caption_ids: tuple[str, ...]
     local_LNCHW: Tensor | None = None
     view_key_MN: Tensor | None = None
+    weights_MN: Tensor | None = None
 
-    def crops(self) -> dict[str, Any]:
-        """What a multi-crop objective takes besides views, tokens and labels; nothing for others."""
+    def extras(self) -> dict[str, Any]:
+        """What some objectives take besides views, tokens and labels: crops of a multi-crop one, weights of images."""
+        weights = {} if self.weights_MN is None else {"weights_MN": self.weights_MN}
         if self.view_key_MN is None:
-            return {}
-        return {"local_LNCHW": self.local_LNCHW, "view_key_MN": self.view_key_MN, "step": self.step}
+            return weights
+        return {"local_LNCHW": self.local_LNCHW, "view_key_MN": self.view_key_MN, "step": self.step, **weights}
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on `device`."""

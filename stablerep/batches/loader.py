@@ -16,7 +16,7 @@ import torch
 
 from stablerep.batches.ahead import by_thread, by_workers
 from stablerep.batches.augment import Augmenter
-from stablerep.batches.batch import Batch, GroupSource
+from stablerep.batches.batch import Batch, GroupSource, ImageWeights
 from stablerep.batches.reader import BatchReader, LoadedImages
 from stablerep.batches.small_crops import SmallCrops
 from stablerep.batches.tokenize import CaptionTokenizer
@@ -48,6 +48,7 @@ class GroupLoader:
             images; "auto" is "device" on a GPU. All give the same views, up to the last digits of another device.
         device: where training runs, and where batches are handed over.
         cache_bytes: decoded images are kept in memory when all of them fit (split over the workers).
+        image_weights: what an image counts in the losses, for each image of the group at a position; None: batches have no weights.
 
     Attributes:
         data_wait_seconds: how long `batches` has made its consumer wait so far.
@@ -76,6 +77,7 @@ class GroupLoader:
         augment_in: Literal["auto", "workers", "device"] = "auto",
         device: torch.device | str = "cpu",
         cache_bytes: int = 256 << 20,
+        image_weights: ImageWeights | None = None,
     ) -> None:
         if captions_per_batch % world_size or not 0 <= rank < world_size:
             raise ConfigError(
@@ -95,6 +97,7 @@ class GroupLoader:
             seed=seed,
             largest_side_px=round(size_px * _STORED_OVER_VIEW),
             cache_bytes=cache_bytes // max(1, num_workers),
+            image_weights=image_weights,
         )
         self._images_per_caption, self._num_workers, self._device = images_per_caption, num_workers, torch.device(device)
         self._is_augmenting_ahead = augment_in == "workers" or (augment_in == "auto" and self._device.type == "cpu")

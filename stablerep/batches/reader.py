@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stablerep.batches.augment import VIEW_SHIFT, Augmenter
-from stablerep.batches.batch import Batch, GroupSource, caption_label
+from stablerep.batches.batch import Batch, GroupSource, ImageWeights, caption_label
 from stablerep.batches.images import GroupImages
 from stablerep.batches.order import GroupOrder
 from stablerep.batches.small_crops import SmallCrops
@@ -36,6 +36,7 @@ class LoadedImages:
     labels_N: Tensor
     step: int
     caption_ids: tuple[str, ...]
+    weights_MN: Tensor | None = None
 
 
 class BatchReader:
@@ -61,6 +62,7 @@ class BatchReader:
         seed: int,
         largest_side_px: int,
         cache_bytes: int,
+        image_weights: ImageWeights | None = None,
     ) -> None:
         self._dataset, self._tokenizer, self._augmenter, self._small_crops = dataset, tokenizer, augmenter, small_crops
         self._images_per_caption, self._rank, self._world_size = images_per_caption, rank, world_size
@@ -70,6 +72,7 @@ class BatchReader:
         self.order = self._order(captions_per_batch, seed)
         self._images = GroupImages(dataset, self._usable, largest_side_px=largest_side_px, cache_bytes=cache_bytes)
         self._captions: dict[int, tuple[str, Tensor]] = {}
+        self._image_weights, self._weights = image_weights, dict[int, Tensor]()
 
     def read(self, step: int) -> Batch:
         """The batch of a step, on the CPU; Raises as for `load`."""
@@ -94,6 +97,7 @@ class BatchReader:
             labels_N=labels_N,
             step=step,
             caption_ids=caption_ids,
+            weights_MN=self._weights_of(position_N, index_NI),
         )
 
     def augment(self, loaded: LoadedImages, device: torch.device | None = None) -> Batch:
@@ -105,7 +109,7 @@ class BatchReader:
         ]
         view_B3SS = views[0] if len(views) == 1 else torch.cat(views)
         views_MNCHW = view_B3SS.unflatten(0, (len(views) * self._images_per_caption, -1))
-        batch = Batch(views_MNCHW, loaded.tokens_NT, loaded.labels_N, loaded.step, loaded.caption_ids)
+        batch = Batch(views_MNCHW, loaded.tokens_NT, loaded.labels_N, loaded.step, loaded.caption_ids, weights_MN=loaded.weights_MN)
         if self._small_crops:
             local_LNCHW, view_key_MN = self._small_crops(
                 image_B3DD, loaded.labels_B, loaded.image_index_B, loaded.step, len(loaded.labels_N)
@@ -123,6 +127,23 @@ class BatchReader:
                 f"{error} ({self.num_skipped_groups} of {self._dataset.num_groups} groups have fewer than "
                 f"pretrain.images_per_caption={self._images_per_caption} images and were left out)"
             ) from error
+
+    def _weights_of(self, position_N: Tensor, index_NI: Tensor) -> Tensor | None:
+        """The weight of every view's image, in the order of views; None where the data set has none."""
+        if self._image_weights is None:
+            return None
+        weights = self._image_weights
+        drawn = [self._kept(position, weights)[index_I] for position, index_I in zip(position_N.tolist(), index_NI, strict=True)]
+        return torch.stack(drawn, 1).repeat(self._views_per_image, 1)
+
+    def _kept(self, position: int, image_weights: ImageWeights) -> Tensor:
+        """Weights of a group's images; kept, as every epoch asks again."""
+        found = self._weights.get(position)
+        if found is None:
+            found = torch.tensor(image_weights(position), dtype=torch.float32)
+            if len(self._weights) < _NUM_CAPTIONS_KEPT:
+                self._weights[position] = found
+        return found
 
     def _caption(self, position: int) -> tuple[str, Tensor]:
         """Id and tokens of a group's caption; kept, as every epoch asks again."""

@@ -62,7 +62,7 @@ class Shown:
 
 def summarise(groups: GroupDataset, positions: Sequence[int]) -> AgreementSummary | None:
     """What the kept scores of some groups say; None where there are none."""
-    scores = {position: groups.metadata(position).get("scores", {}).get("agreement", []) for position in positions}
+    scores: dict[int, list[float]] = {position: groups.metadata(position).get("scores", {}).get("agreement", []) for position in positions}
     scored = {position: values for position, values in scores.items() if values}
     if not scored:
         return None

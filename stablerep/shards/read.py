@@ -23,7 +23,7 @@ from stablerep.shards import layout
 from stablerep.shards.curated import CuratedManifest, kept_positions, parse_curated
 from stablerep.shards.group import ImageGroup
 from stablerep.shards.index import Member, ShardIndex
-from stablerep.shards.manifest import Manifest
+from stablerep.shards.manifest import WEIGHTED, Manifest
 from stablerep.shards.verify import check_digests, check_sizes, damaged
 from stablerep.store import Store
 
@@ -94,6 +94,15 @@ class GroupDataset:
         shard, index, place = self._locate(position)
         (content,) = self._read(shard, index.caption_id(place), [index.facts(place)])
         return json.loads(content)["metadata"]
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether some images count less than others in a loss."""
+        return any(number for name, number in self._manifest.counts.items() if name.startswith(WEIGHTED))
+
+    def image_weights(self, position: int) -> list[float]:
+        """What each image of a group counts in a loss, 1 where nothing is written down; Raises as for `images`."""
+        return self.metadata(position).get("weights") or [1.0] * self.num_images(position)
 
     def all_metadata(self) -> Iterator[dict[str, Any]]:
         """The metadata of every group in order, many groups of a shard at a time; Raises as for `images`."""

@@ -4,6 +4,7 @@ Imported by the training processes only (torch, timm, DeepSpeed). Rank 0 learns 
 into the run's prefix, where `export` finds both.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -30,6 +31,8 @@ from stablerep.training.objective import Objective
 from stablerep.training.processes import Processes
 from stablerep.training.schedule import learning_rate, peak_learning_rate
 from stablerep.training.state import TOKENIZER_KEY, CheckpointRecord
+
+log = logging.getLogger("stablerep")
 
 
 def train_run(
@@ -180,7 +183,16 @@ def _loader(pretrain: PretrainConfig, dataset: GroupDataset, tokenizer: CaptionT
         small_crops=pretrain.synclr if pretrain.objective == "synclr" else None,
         augment_in=pretrain.augment_in,
         device=processes.device,
+        image_weights=dataset.image_weights if _counts_weights(pretrain, dataset, processes) else None,
     )
+
+
+def _counts_weights(pretrain: PretrainConfig, dataset: GroupDataset, processes: Processes) -> bool:
+    """Whether images count by their weights, the same on every process; says so where an objective has no use for them."""
+    is_counted = dataset.is_weighted and pretrain.objective == "multi_positive"
+    if dataset.is_weighted and not is_counted and processes.rank == 0:
+        log.warning("pretrain: some images have lower weights, which pretrain.objective=%s does not count", pretrain.objective)
+    return is_counted
 
 
 def _schedule(pretrain: PretrainConfig) -> Callable[[int], float]:

@@ -90,7 +90,7 @@ class DeepspeedEngine:
 
     def step(self, batch: Batch, lr: float) -> StepResult:
         """One update; DeepSpeed skips it when the gradient is not finite (the loop stops the run)."""
-        total, image, text = self._engine(batch.views_MNCHW, batch.tokens_NT, batch.labels_N, **batch.crops())
+        total, image, text = self._engine(batch.views_MNCHW, batch.tokens_NT, batch.labels_N, **batch.extras())
         self._engine.backward(total)
         set_rates(self._optimizer, lr, self._settings.weight_decay_at(batch.step))
         norm = self._whole_gradient_norm() if self._zero_stage == 0 else None

@@ -105,7 +105,7 @@ class TorchEngine:
     def step(self, batch: Batch, lr: float) -> StepResult:
         """One update."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
-            total, image, text = self._objective(batch.views_MNCHW, batch.tokens_NT, batch.labels_N, **batch.crops())
+            total, image, text = self._objective(batch.views_MNCHW, batch.tokens_NT, batch.labels_N, **batch.extras())
         self._optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = float(nn.utils.clip_grad_norm_(self._objective.parameters(), self._settings.clip_norm or math.inf))

@@ -60,18 +60,25 @@ class MultiPositive(Objective):
         self._image_weight, self._text_weight, self._temperature = image_weight, text_weight, temperature
         self._contrast, self._match = (contrast_in_ring, match_in_ring) if in_ring else (contrast_images, match_texts)
 
-    def forward(self, views_MNCHW: Tensor, tokens_NT: Tensor, labels_N: Tensor) -> Losses:
-        """Total, multi-positive and image-text loss of this rank; a loss that is left out is 0."""
+    def forward(self, views_MNCHW: Tensor, tokens_NT: Tensor, labels_N: Tensor, weights_MN: Tensor | None = None) -> Losses:
+        """Total, multi-positive and image-text loss of this rank; a loss that is left out is 0.
+
+        Args:
+            views_MNCHW: images.
+            tokens_NT: captions.
+            labels_N: captions.
+            weights_MN: what an image counts in means and targets; one of weight 0 is only a negative. None, on all ranks: all alike.
+        """
         output: Any = self.towers(views_MNCHW, tokens_NT)
         labels_B = labels_N.repeat(views_MNCHW.shape[0])
-        all_labels_G = gather_labels(labels_B)
+        all_labels_G, weights = gather_labels(labels_B), gather_weights(weights_MN)
         total = views_MNCHW.new_zeros((), dtype=torch.float32)
         image = text = total
         if self._image_weight:
-            image = self._contrast(output.image_BD, labels_B, all_labels_G, self._temperature)
+            image = self._contrast(output.image_BD, labels_B, all_labels_G, self._temperature, weights)
             total = total + self._image_weight * image
         if self._text_weight:
-            text = self._match(output, labels_B, labels_N, all_labels_G)
+            text = self._match(output, labels_B, labels_N, all_labels_G, weights)
             total = total + self._text_weight * text
         return total, image, text
 
@@ -81,7 +88,16 @@ def gather_labels(labels_B: Tensor) -> Tensor:
     return gather_int(labels_B, [len(labels_B)] * current_world().world_size)
 
 
-def contrast_images(image_BD: Tensor, labels_B: Tensor, all_labels_G: Tensor, temperature: float) -> Tensor:
+def gather_weights(weights_MN: Tensor | None) -> Tensor | None:
+    """Weights of the images of all ranks, in the order of `gather_labels`; None where there are none."""
+    if weights_MN is None:
+        return None
+    return all_gather(weights_MN.flatten(), [weights_MN.numel()] * current_world().world_size)
+
+
+def contrast_images(
+    image_BD: Tensor, labels_B: Tensor, all_labels_G: Tensor, temperature: float, all_weights_G: Tensor | None = None
+) -> Tensor:
     """The multi-positive loss of this rank's images among those of all ranks.
 
     Args:
@@ -89,19 +105,33 @@ def contrast_images(image_BD: Tensor, labels_B: Tensor, all_labels_G: Tensor, te
         labels_B: what they show; equal labels are positives.
         all_labels_G: labels of all ranks.
         temperature: of the softmax.
+        all_weights_G: weights of the images of all ranks; None: all alike.
     """
     world = current_world()
     all_image_GD = all_gather(image_BD, [len(labels_B)] * world.world_size)
-    return multi_positive(image_BD, all_image_GD, labels_B, all_labels_G, _own(labels_B), temperature, num_ranks=world.world_size)
+    return multi_positive(
+        image_BD,
+        all_image_GD,
+        labels_B,
+        all_labels_G,
+        _own(labels_B),
+        temperature,
+        candidate_weights_G=all_weights_G,
+        num_ranks=world.world_size,
+    )
 
 
-def contrast_in_ring(image_BD: Tensor, labels_B: Tensor, all_labels_G: Tensor, temperature: float) -> Tensor:
+def contrast_in_ring(
+    image_BD: Tensor, labels_B: Tensor, all_labels_G: Tensor, temperature: float, all_weights_G: Tensor | None = None
+) -> Tensor:
     """As `contrast_images`, with the images of the other ranks passing by."""
     num_ranks = current_world().world_size
-    return multi_positive_in_blocks(image_BD, all_labels_G, _own(labels_B), temperature, circulate, num_ranks=num_ranks)
+    return multi_positive_in_blocks(
+        image_BD, all_labels_G, _own(labels_B), temperature, circulate, all_weights_G=all_weights_G, num_ranks=num_ranks
+    )
 
 
-def match_texts(output: Any, labels_B: Tensor, labels_N: Tensor, all_labels_G: Tensor) -> Tensor:
+def match_texts(output: Any, labels_B: Tensor, labels_N: Tensor, all_labels_G: Tensor, all_weights_G: Tensor | None = None) -> Tensor:
     """The image-text loss of this rank's images and captions among those of all ranks.
 
     Args:
@@ -109,6 +139,7 @@ def match_texts(output: Any, labels_B: Tensor, labels_N: Tensor, all_labels_G: T
         labels_B: caption of every image.
         labels_N: caption of every text row.
         all_labels_G: `labels_B` of all ranks.
+        all_weights_G: weights of the images of all ranks; None: all alike.
     """
     world = current_world()
     sizes_B, sizes_N = [len(labels_B)] * world.world_size, [len(labels_N)] * world.world_size
@@ -122,11 +153,13 @@ def match_texts(output: Any, labels_B: Tensor, labels_N: Tensor, all_labels_G: T
         all_text_HD=all_gather(output.text_ND, sizes_N),
         all_image_labels_G=all_labels_G,
         all_text_labels_H=gather_int(labels_N, sizes_N),
+        image_weights_B=None if all_weights_G is None else all_weights_G[_own(labels_B)],
+        all_image_weights_G=all_weights_G,
         num_ranks=world.world_size,
     )
 
 
-def match_in_ring(output: Any, labels_B: Tensor, labels_N: Tensor, all_labels_G: Tensor) -> Tensor:
+def match_in_ring(output: Any, labels_B: Tensor, labels_N: Tensor, all_labels_G: Tensor, all_weights_G: Tensor | None = None) -> Tensor:
     """As `match_texts`, with the images and captions of the other ranks passing by."""
     num_ranks = current_world().world_size
     return image_text_in_blocks(
@@ -138,6 +171,8 @@ def match_in_ring(output: Any, labels_B: Tensor, labels_N: Tensor, all_labels_G:
         gather_int(labels_N, [len(labels_N)] * num_ranks),
         output.logit_scale,
         circulate,
+        image_weights_B=None if all_weights_G is None else all_weights_G[_own(labels_B)],
+        all_image_weights_G=all_weights_G,
         num_ranks=num_ranks,
     )
 

@@ -45,7 +45,7 @@ def replay(objective: Objective, kept: KeptStep, *, precision: str, device: torc
     torch.manual_seed(kept.seed)
     batch = kept.batch.to(device)
     with _watched(objective, found), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        total, image, text = objective(batch.views_MNCHW, batch.tokens_NT, batch.labels_N, **batch.crops())
+        total, image, text = objective(batch.views_MNCHW, batch.tokens_NT, batch.labels_N, **batch.extras())
     losses = {"total": total, "image": image, "text": text}
     found += [f"the {name} loss" for name, value in reversed(losses.items()) if not _is_finite(value)]
     norm = math.nan

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_groups import commit_tiny
@@ -370,3 +371,21 @@ def test_global_random_state_is_left_alone(memory_groups: Callable[..., Any]) ->
     before = torch.random.get_rng_state()
     list(loader(memory_groups([3] * 8), augment=replace(QUICKSTART, hue=0.1)).batches(0, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("augment_in", ["workers", "device"])
+@pytest.mark.parametrize("views_per_image", [1, 2])
+def test_weights_are_those_of_the_drawn_images(memory_groups: Callable[..., Any], augment_in: str, views_per_image: int) -> None:
+    groups = memory_groups([5] * 10)
+    for position, index in itertools.product(range(10), range(5)):
+        pixels = np.full((16, 16, 3), 20 * position + index, dtype=np.uint8)
+        groups.replace(position, index, encode_image(pixels, "png", 0))
+    settings = {"augment": PLAIN, "mean": (0.0,) * 3, "std": (1.0,) * 3, "augment_in": augment_in, "views_per_image": views_per_image}
+    weighted = loader(groups, image_weights=lambda position: [20.0 * position + index for index in range(5)], **settings)
+    for batch, plain in zip(weighted.batches(0, 3), loader(groups, **settings).batches(0, 3), strict=True):
+        assert plain.weights_MN is None
+        assert plain.extras() == {}
+        assert torch.equal(batch.views_MNCHW, plain.views_MNCHW)
+        assert batch.weights_MN is not None
+        torch.testing.assert_close(batch.weights_MN, batch.views_MNCHW.mean((2, 3, 4)) * 255, rtol=0, atol=0.1)
+        assert batch.extras()["weights_MN"] is batch.weights_MN

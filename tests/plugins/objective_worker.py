@@ -19,19 +19,21 @@ TRUNK = TrunkSpec("vit_tiny_patch16_224", size_px=16, patch_px=8, width=16, dept
 HEAD = HeadSpec(num_layers=2, hidden_dim=12, out_dim=6)
 TEXT = TextSpec(vocabulary_size=20, eot_id=19, context_length=6, width=16, depth=1, num_heads=2, out_dim=8, projection="mlp")
 LABELS, CLASSES = [50, 7, 31, 12, 99, 4], [0, 2, 1, 2, 0, 1]
-VIEWS = {"multi_positive": 3, "ring": 3, "simclr": 4, "clip": 1, "supervised": 2, "synclr": 3}
+VIEWS = {"multi_positive": 3, "ring": 3, "weighted": 3, "weighted_ring": 3, "simclr": 4, "clip": 1, "supervised": 2, "synclr": 3}
+MULTI_POSITIVE = ("multi_positive", "ring", "weighted", "weighted_ring")
 SYNCLR = SynClrConfig(num_local_crops=2, local_size_px=8, num_prototypes=32, prototype_hidden_dim=16, prototype_dim=8)
 TIMEOUT_SECONDS = 240
 
 
 def baseline(name: str) -> Any:
     """An objective over towers of a fixed seed, in training mode."""
-    spec = ModelSpec(TRUNK, HEAD, TEXT if name in ("clip", "multi_positive", "ring") else None, name not in ("clip", "supervised"))
+    spec = ModelSpec(TRUNK, HEAD, TEXT if name in ("clip", *MULTI_POSITIVE) else None, name not in ("clip", "supervised"))
     if name == "synclr":
         spec = replace(spec, head=replace(HEAD, norm="layer"))
     towers = build_two_tower(spec, batch_norm=SyncBatchNorm1d, seed=3, is_size_free=name == "synclr")
-    if name in ("multi_positive", "ring"):
-        objective: Objective = MultiPositive(towers, image_weight=1.0, text_weight=0.5, temperature=0.2, in_ring=name == "ring")
+    if name in MULTI_POSITIVE:
+        in_ring = name.endswith("ring")
+        objective: Objective = MultiPositive(towers, image_weight=1.0, text_weight=0.5, temperature=0.2, in_ring=in_ring)
     elif name == "synclr":
         head = HeadConfig(num_layers=2, hidden_dim=12, out_dim=6, norm="layer")
         objective = SynClr(towers, SYNCLR, head=head, temperature=0.2, num_steps=100, seed=1)
@@ -66,6 +68,10 @@ def outcome(name: str, rank: int, world_size: int) -> dict[str, torch.Tensor]:
     more = crops(VIEWS[name], own) if name == "synclr" else {}
     if more:
         more["local_LNCHW"] = more["local_LNCHW"].double()
+    if name.startswith("weighted"):  # one image of the first rank's captions and two of the second's count less or not at all
+        weights_MN = torch.ones(VIEWS[name], 6, dtype=torch.float64)
+        weights_MN[0, 1], weights_MN[2, 3], weights_MN[1, 5] = 0.25, 0.0, 0.5
+        more = {"weights_MN": weights_MN[:, own]}
     total, _, _ = objective(views[:, own].double(), tokens[own], labels[own], **more)
     total.backward()
     gradients = {key: parameter.grad for key, parameter in objective.named_parameters() if parameter.grad is not None}

@@ -2,8 +2,9 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -41,11 +42,18 @@ def tiny_dataset(
     return write_manifest(store, identity, prompt_set, GENERATOR, images_per_caption, {"group_purity": 1.0})
 
 
-def commit_tiny(store: Store, groups: Sequence[ImageGroup]) -> DatasetRef:
-    """Commit these groups, in one shard."""
+def weighted_tiny(store: Store, weight: float) -> DatasetRef:
+    """Groups whose first image counts `weight`."""
+    groups = [replace(_group(number, 3, 16), metadata={"weights": [weight, 1.0, 1.0]}) for number in range(12)]
+    return commit_tiny(store, groups, {"weighted_disagreeing": 12})
+
+
+def commit_tiny(store: Store, groups: Sequence[ImageGroup], counts: Mapping[str, int] = MappingProxyType({})) -> DatasetRef:
+    """Commit these groups, in one shard; `counts` besides those of all images."""
     prompt_set = PromptSet("prompts-tiny", store.uri_of("captions/prompts-tiny"), "1" * 64, len(groups), 1, 1, {"kept": len(groups)})
     identity = write_spec(store, prompt_set, GENERATOR, {"num_groups": len(groups), "image_format": groups[0].image_format})
-    commit_shard(store, identity, 0, groups, counts={"good": sum(len(group.images) for group in groups)}, producer={"host": "test"})
+    counts = {"good": sum(len(group.images) for group in groups), **counts}
+    commit_shard(store, identity, 0, groups, counts=counts, producer={"host": "test"})
     return write_manifest(store, identity, prompt_set, GENERATOR, len(groups[0].images), {"group_purity": 1.0})
 
 

@@ -99,6 +99,17 @@ def test_the_policy_is_part_of_the_id_and_the_images_a_function_of_it(kept: Made
     assert again.shards() == first.shards()
 
 
+def test_weights_of_images_are_read_where_some_count_less(kept: Made, tmp_path: Path) -> None:
+    made = Made(str(tmp_path), f"{REAL} quality.min_agreement=0.5 quality.policy=down_weight quality.down_weight=0.1")
+    groups, plain = (GroupDataset(each.store, each.commit()) for each in (made, kept))
+    assert groups.is_weighted
+    assert not plain.is_weighted
+    found = [groups.image_weights(position) for position in range(groups.num_groups)]
+    agreements = [groups.metadata(position)["scores"]["agreement"] for position in range(groups.num_groups)]
+    assert found == [[0.1 if agreement < 0.5 else 1.0 for agreement in values] for values in agreements]
+    assert plain.image_weights(0) == [1.0] * 3
+
+
 def test_low_purity_warns_or_refuses_and_can_be_lifted(kept: Made, caplog: pytest.LogCaptureFixture) -> None:
     words = "quality.judge=packaged:digits"  # an expert of other digits, who does not see what these are
     with pytest.raises(

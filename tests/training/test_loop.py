@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_groups import weighted_tiny
 from tiny_training import ALONE, TINY, StopAfter, tiny_run, train_alone
 
 from stablerep.errors import CheckpointError, ConfigError, DivergenceError, Preempted
-from stablerep.stages.pretrain_run import RunConfig, decisive_settings
+from stablerep.stages.pretrain_run import RunConfig, decisive_settings, plan_run
 from stablerep.store import Store
 from stablerep.training import loop
 from stablerep.training.engine import TorchEngine
@@ -50,6 +51,19 @@ def test_leaves_checkpoints_and_history(undisturbed: Undisturbed) -> None:
     assert record.file("state.pt") is not None
     kept = {key.split("/")[1] for key in done_store.at(plan.prefix).list("checkpoints")}
     assert kept == {"step-3", "step-6"}
+
+
+def test_weights_of_images_reach_the_loss(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    losses: list[float] = []
+    for weight in (1.0, 0.25):
+        store = Store(str(tmp_path / str(weight)))
+        plan = plan_run("tiny", replace(TINY, num_steps=1, checkpoint_every_steps=1), weighted_tiny(store, weight))
+        losses.append(train_alone(store, plan).metrics["image_loss"])
+    assert losses[0] != losses[1]
+    assert "lower weights" not in caplog.text
+    store = Store(str(tmp_path / "simclr"))
+    train_alone(store, plan_run("tiny", replace(TINY, objective="simclr", num_steps=1), weighted_tiny(store, 0.25)))
+    assert "some images have lower weights, which pretrain.objective=simclr does not count" in caplog.text
 
 
 def test_the_curve_is_the_golden_one(undisturbed: Undisturbed) -> None:

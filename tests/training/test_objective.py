@@ -49,6 +49,27 @@ def test_is_the_weighted_sum_of_the_papers_losses(towers: Any, batch: Any, image
     assert float(text) == pytest.approx(float(expected_text) if text_weight else 0.0, rel=1e-5)
 
 
+@torch.no_grad()
+def test_an_image_of_weight_0_is_only_a_negative(towers: Any, batch: Any) -> None:
+    views_MNCHW, tokens_NT, labels_N = batch
+    objective = MultiPositive(towers, image_weight=1.0, text_weight=1.0, temperature=0.1)
+    weights_MN = torch.ones(NUM_VIEWS, NUM_CAPTIONS)
+    plain = objective(views_MNCHW, tokens_NT, labels_N)
+    torch.testing.assert_close(objective(views_MNCHW, tokens_NT, labels_N, weights_MN=weights_MN), plain)
+    weights_MN[1, 3] = 0.0
+    _, image, text = objective(views_MNCHW, tokens_NT, labels_N, weights_MN=weights_MN)
+    output = towers(views_MNCHW, tokens_NT)
+    labels_B = labels_N.repeat(NUM_VIEWS)
+    labels_B[1 * NUM_CAPTIONS + 3] = 1000  # a caption of its own: no target of anybody, and no anchor
+    expected_image = multi_positive_plain(output.image_BD, output.image_BD, labels_B, labels_B, torch.arange(len(labels_B)), 0.1)
+    expected_text = image_text_plain(output.image_text_BD, output.text_ND, labels_B, labels_N, output.logit_scale)
+    assert (float(image), float(text)) == pytest.approx((float(expected_image), float(expected_text)), rel=1e-5)
+    weights_MN[1, 3] = 0.25
+    half = objective(views_MNCHW, tokens_NT, labels_N, weights_MN=weights_MN)
+    assert len({float(losses[1]) for losses in (plain, half, (0, image))}) == 3
+    assert len({float(losses[2]) for losses in (plain, half, (0, 0, text))}) == 3
+
+
 def test_matrices_decay_and_vectors_do_not(towers: Any) -> None:
     objective = MultiPositive(towers, image_weight=1.0, text_weight=1.0, temperature=0.1)
     optimizer = build_optimizer(objective, OptimizerSettings(0.1, 0.9, 0.98, 0.0, "fp32"))

@@ -196,7 +196,7 @@ def test_without_classes_supervised_training_is_refused(store: Store) -> None:
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("name", ["multi_positive", "ring", "simclr", "clip", "supervised", "synclr"])
+@pytest.mark.parametrize("name", ["multi_positive", "ring", "weighted", "weighted_ring", "simclr", "clip", "supervised", "synclr"])
 def test_two_ranks_are_one(two_ranks: list[dict[str, Any]], name: str) -> None:
     from objective_worker import outcome
 
