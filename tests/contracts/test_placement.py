@@ -108,7 +108,13 @@ def test_no_secret_is_written_down(pipeline_pods: Pods) -> None:
             assert variables[key] == {"name": key, "valueFrom": {"secretKeyRef": reference}}, name
         assert variables["STABLEREP_CLUSTER"]["valueFrom"]["configMapKeyRef"]["optional"], name
         inline = {key for key, each in variables.items() if "value" in each}
-        assert inline <= {"HOME", "STABLEREP_METRICS_PORT", "STABLEREP_METRICS_HOST", "STABLEREP_TRAIN_IMAGE"}, name
+        assert inline <= {
+            "HOME",
+            "STABLEREP_METRICS_PORT",
+            "STABLEREP_METRICS_HOST",
+            "STABLEREP_METRICS_LINGER_SECONDS",
+            "STABLEREP_TRAIN_IMAGE",
+        }, name
 
 
 def test_metrics_are_exported_where_the_work_is(pipeline_pods: Pods) -> None:

@@ -34,7 +34,7 @@ def _goldens(folder: str, kind: str) -> list[Document]:
 def test_pods_of_rendered_manifests(rendered: dict[str, list[Document]]) -> None:
     pods = [pod for documents in rendered.values() for document in documents for pod in pods_of(document)]
     origins = {pod.origin.partition("/")[0] for pod in pods}
-    assert origins == {"Deployment", "TrainingRuntime", "ServingRuntime"}
+    assert origins == {"CronJob", "Deployment", "TrainingRuntime", "ServingRuntime"}
     assert {finding for pod in pods for finding in findings(pod)} == set()
 
 

@@ -29,7 +29,7 @@ def monitored(root: Path) -> Iterator[str]:
         assert line.startswith("Prometheus: http://127.0.0.1:"), line
         yield line.split()[1]
         children = psutil.Process(process.pid).children(recursive=True)
-        listening = [c.laddr.ip for child in children for c in child.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+        listening = [c.laddr.ip for child in children for c in _connections(child) if c.status == psutil.CONN_LISTEN]
         assert listening, "Prometheus listens nowhere"
         assert set(listening) == {"127.0.0.1"}
     finally:
@@ -49,3 +49,9 @@ def has_data(url: str, query: str, since: float) -> bool:
     step = max(1, round((time.time() - since) / 5000))
     series = ask(url, "query_range", query=query, start=since, end=time.time(), step=step)["result"]
     return any(value not in ("NaN", "+Inf", "-Inf") for each in series for _, value in each["values"])
+
+
+def _connections(process: psutil.Process) -> list[Any]:
+    """Its internet sockets, by the name that this psutil has for them."""
+    found: Any = getattr(process, "net_connections", None) or process.connections
+    return found("inet")

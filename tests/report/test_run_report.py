@@ -23,8 +23,8 @@ def test_the_summary_says_how_it_ended_and_what_was_made() -> None:
     assert "40 groups, 240 images" in text
     assert "92.3 % [91.0 %, 93.5 %]" in text
     assert "| commit | 2.5 |" in text
-    assert 'groups["groups<br/>groups-1"]' in text
-    assert "groups --> probe" in text
+    assert 'n0["groups<br/>groups-1"]' in text
+    assert 'n1["probe<br/>suite-1"]' in text
 
 
 def test_a_failed_run_is_never_shown_as_a_success() -> None:
