@@ -75,6 +75,12 @@ def _run(options: argparse.Namespace) -> int:
 
         numbers = {name: getattr(options, name) for name in ("captions", "gpu", "price", "num_gpus", "utilisation")}
         print(plan_table(options.recipe, overrides, **numbers))
+    elif options.command == "compare-presets":
+        from stablerep.stages.compare_presets import compare_presets, table, to_json
+
+        numbers = {name: getattr(options, name) for name in ("first", "second", "captions", "steps", "seeds")}
+        found = compare_presets(options.recipe, overrides, options.store, **numbers)
+        print(to_json(found) if options.json else table(found))
     elif options.command == "serve":
         from stablerep.stages.serve import run
 
@@ -151,6 +157,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_store(_add(commands, "stop", "stop the endpoint that a run left in the background"))
     _add_views(commands)
     _add_plan(_add(commands, "plan", "what a data set would cost with each preset: images a second, hours, money", "cc12m_b16"))
+    text = "make a small data set with two sampler settings, train on both, and say whether B is as good as A"
+    _add_compare(_add(commands, "compare-presets", text, "paper_trends"))
     _add(commands, "show", "print a recipe with its overrides as JSON")
     _add_embed(commands)
     _add_convert(commands)
@@ -168,6 +176,19 @@ def _add_plan(command: argparse.ArgumentParser) -> None:
     command.add_argument("--price", type=float, required=True, help="of a GPU hour, in any currency")
     command.add_argument("--num-gpus", type=int, default=1, help="GPUs that work at once (default: 1)")
     command.add_argument("--utilisation", type=float, default=0.45, help="share of what matrix products reach (default: 0.45, assumed)")
+
+
+def _add_compare(command: argparse.ArgumentParser) -> None:
+    words = "a preset, or words: generate.scheduler=ddim,generate.num_inference_steps=50"
+    command.add_argument("first", metavar="A", help=f"what is known: {words}")
+    command.add_argument("second", metavar="B", help="what is to be as good, said in the same way")
+    command.add_argument("--captions", type=int, default=60, metavar="N", help="how many (default: 60)")
+    command.add_argument("--steps", type=int, default=100, metavar="N", help="of training (default: 100)")
+    command.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="training runs a side; more make the interval honest (default: 1)"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON (default: a table)")
+    _add_store(command, "build/compare-presets")
 
 
 def _add_views(commands: Any) -> None:

@@ -5,36 +5,29 @@ A *choose* cell never sees a test image: its probe learns from four fifths of th
 Dimension key: N training images, Q test images, F features, D draws of labels.
 """
 
-import json
 import shutil
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load
 from torch import Tensor
 from trends.plan import RECIPE, Cell, Study, words_of
 from trends.pools import make_pool
 
 from stablerep.config import Recipe, load_recipe
-from stablerep.models import ModelSpec, build_trunk, build_two_tower, normalisation
+from stablerep.models import build_trunk, normalisation
 from stablerep.probes.data import LabelledImages, load_labelled
 from stablerep.probes.features import extract, frozen, pixels
 from stablerep.probes.linear import one_split
 from stablerep.probes.measure import measure_source
 from stablerep.probes.result import pack_bits
-from stablerep.stages.pretrain_parts import train_run
-from stablerep.stages.pretrain_run import MODEL_KEY, plan_run
+from stablerep.stages.pretrain_alone import train_alone
+from stablerep.stages.pretrain_run import plan_run
 from stablerep.stages.probe import protocol_of
 from stablerep.store import Store
-from stablerep.training.checkpoint import step_prefix
-from stablerep.training.processes import Processes
-from stablerep.training.state import WEIGHTS_NAME
-from stablerep.typed import decode
 
 _BATCH = 250
 
@@ -67,16 +60,9 @@ def run_floor(study: Study) -> dict[str, Any]:
 def _train(cell: Cell, study: Study, work: Path, recipe: Recipe) -> tuple[Embed, float]:
     store = Store(str(work / "store"))
     plan = plan_run(RECIPE, recipe.pretrain, make_pool(cell.pool, study, work).dataset)
-    runs = store.at(plan.prefix)
-    processes = Processes(0, 1, torch.device("cpu"))
-    record = train_run(plan, store, runs, processes, uuid.uuid4().hex[:12], has_launcher=True, is_stop_asked=lambda: False)
-    weights = record.file(WEIGHTS_NAME)
-    if weights is None:
-        raise ValueError(f"{plan.run_key}: expected the weights of step {record.step}, found none")
-    model = build_two_tower(decode(ModelSpec, json.loads(runs.read_text(MODEL_KEY)), where=MODEL_KEY))
-    model.load_state_dict(load(runs.read(f"{step_prefix(record.step)}/{weights.name}")))
+    trunk, loss = train_alone(plan, store)
     shutil.rmtree(work / "store" / plan.prefix)
-    return frozen(model.trunk, "cpu"), record.metrics["loss"] if "loss" in record.metrics else float("nan")
+    return frozen(trunk, "cpu"), loss
 
 
 def _features(recipe: Recipe, embed: Embed) -> Callable[[Any], Tensor]:
