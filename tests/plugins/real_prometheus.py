@@ -34,7 +34,9 @@ def monitored(root: Path) -> Iterator[str]:
         assert set(listening) == {"127.0.0.1"}
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=120) == 0
+        code = process.wait(timeout=120)
+        process.stdout.close()
+        assert code == 0
         assert not (root / "store" / "telemetry" / "targets" / "WATCHED").exists()
 
 
