@@ -87,10 +87,12 @@ class Transport:
         self.budget_seconds = budget_seconds
         self._read_seconds = read_seconds
         self._lock = threading.Lock()
+        self._is_closed = False
         self._client = credentials.open_client()
 
     def close(self) -> None:
-        """Close idle connections."""
+        """Close idle connections; a call that still waits for an answer in another thread is not repeated."""
+        self._is_closed = True
         self._client.rest_client.pool_manager.clear()
 
     def send(self, call: Call, *, budget_seconds: float | None = None) -> Answer:
@@ -148,7 +150,7 @@ class Transport:
                 status, wait = response.status, _retry_after_seconds(response)
                 problem = f"HTTP {status}, {Answer(status, response.data).message}"
             wait = max(wait, pause * random.uniform(0.5, 1.0))
-            if time.monotonic() + wait > give_up_at:
+            if self._is_closed or time.monotonic() + wait > give_up_at:
                 raise ClusterError(
                     f"cannot {call.what}: the API server at {client.configuration.host} did not answer properly for {budget_seconds:g} s, "
                     f"last: {problem}; see that it is up and reachable from here (`kubectl get --raw /readyz`), then run this again",

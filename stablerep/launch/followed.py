@@ -77,6 +77,8 @@ class PodWatch:
                 self._follow()
                 self._note("")
             except Exception as error:  # nobody is above this thread; without it a running job would seem to be pending
+                if self._stopped.is_set():
+                    return
                 said = str(error) if isinstance(error, StablerepError) else f"{type(error).__name__}: {error}"
                 self._note(f"its pods cannot be watched: {said}")
                 self._stopped.wait(_PAUSE_SECONDS)

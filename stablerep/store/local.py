@@ -69,7 +69,7 @@ class LocalObjects:
     def write_new(self, key: str, content: bytes) -> bool:
         """Make the file unless there is one."""
         for _ in range(_ATTEMPTS):
-            with suppress(FileNotFoundError):  # the folder was removed between making it and writing in it
+            with suppress(FileNotFoundError, FileExistsError):  # the folder was removed while it was made or written in
                 return _link_new(self.path(key), content)
         return _link_new(self.path(key), content)
 
@@ -87,12 +87,12 @@ class LocalObjects:
         """Remove a file or a folder with all it holds, also while others remove it or write into it."""
         path = self.path(key)
         for attempt in range(1, _ATTEMPTS + 1):
-            if not path.is_dir() or path.is_symlink():
-                return path.unlink(missing_ok=True)
             try:
-                return shutil.rmtree(path)
+                is_folder = path.is_dir() and not path.is_symlink()
+                return shutil.rmtree(path) if is_folder else path.unlink(missing_ok=True)
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY) or attempt == _ATTEMPTS:
+                # Between the look and the removal it went away, was made again (rmtree then takes it for a link) or gained a file.
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR, None) or attempt == _ATTEMPTS:
                     raise
         return None
 
