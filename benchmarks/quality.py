@@ -207,7 +207,8 @@ def main() -> None:
     result.write(
         "quality",
         "Wrong captions, purity, and training on what the filter leaves",
-        f"python benchmarks/quality.py --num-captions {num} --images-per-caption {images} --num-steps {options.num_steps}",
+        f"python benchmarks/quality.py --num-captions {num} --images-per-caption {images} --num-steps {options.num_steps} "
+        f"--seeds {' '.join(map(str, options.seeds))}",
         f"{num} captions x {images} images of the embedded generator (8 steps, guidance 2), thresholds min_agreement "
         f"{THRESHOLDS.min_agreement:g} and min_group_agreement {THRESHOLDS.min_group_agreement:g}; {NUM_DRAWS} draws of swaps, a group is "
         "found when it is dropped. One thread.",
