@@ -4,6 +4,7 @@ groups/<dataset_id>/spec.json
 groups/<dataset_id>/shards/00042.tar, 00042.index.json, 00042.json
 groups/<dataset_id>/parts/00042/00007.part      while shard 42 is being made
 groups/<dataset_id>/manifest.json
+groups/<dataset_id>/contact_sheet.html           sheets/lane-0.html until then
 """
 
 from stablerep.store import Store
@@ -32,6 +33,16 @@ def shards_folder(dataset_id: str) -> str:
 def parts_folder(dataset_id: str, index: int | None = None) -> str:
     """The folder of the groups of a shard that is not finished, or of all such shards."""
     return f"{folder(dataset_id)}/parts" + ("" if index is None else f"/{index:05d}")
+
+
+def sheet_key(dataset_id: str) -> str:
+    """Groups to look at."""
+    return f"{folder(dataset_id)}/contact_sheet.html"
+
+
+def lane_sheets_folder(dataset_id: str) -> str:
+    """The folder of the groups to look at while they are made, a page a lane; the committed data set has one for all."""
+    return f"{folder(dataset_id)}/sheets"
 
 
 def shard_name(index: int) -> str:

@@ -37,10 +37,18 @@ class Parts:
         dataset_id: which data set.
         index: which shard.
         captions: of the shard, in order.
+        on_kept: called with every group that is written here, by whichever thread writes it.
     """
 
-    def __init__(self, store: Store, dataset_id: str, index: int, captions: Sequence[Caption]) -> None:
-        self._store, self._captions = store, captions
+    def __init__(
+        self,
+        store: Store,
+        dataset_id: str,
+        index: int,
+        captions: Sequence[Caption],
+        on_kept: Callable[[ImageGroup], None] = lambda _: None,
+    ) -> None:
+        self._store, self._captions, self._on_kept = store, captions, on_kept
         self._folder = layout.parts_folder(dataset_id, index)
 
     def positions(self) -> set[int]:
@@ -73,11 +81,12 @@ class Parts:
         packed = pack_shard([part.group]) if part.group else b""
         head = {"sha256": sha256_bytes(packed), "counts": part.counts}
         content = canonical_json(head).encode("utf-8") + b"\n" + packed
-        if self._store.write_new(self._key(position), content):
-            return part, True
-        if (first := self.read(position)) is not None:
-            return first, False
-        self._store.write(self._key(position), content)
+        if not self._store.write_new(self._key(position), content):
+            if (first := self.read(position)) is not None:
+                return first, False
+            self._store.write(self._key(position), content)
+        if part.group:
+            self._on_kept(part.group)
         return part, True
 
     def delete(self) -> None:

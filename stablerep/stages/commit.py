@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stablerep.errors import DataError
 from stablerep.records import DatasetRef, GeneratorRef, LaneReport, PromptSet
+from stablerep.shards import layout
 from stablerep.shards.dataset import find_dataset, read_spec, write_manifest
 from stablerep.stages.commit_quality import measure_quality, require_purity, spread, with_quality
 from stablerep.stages.context import Stage, open_stage
@@ -91,7 +92,7 @@ def _commit(stage: Stage, dataset_id: str, prompt_set: PromptSet, generator: Gen
 
 def _contact_sheet(stage: Stage, dataset: DatasetRef, prompt_set: PromptSet, generator: GeneratorRef) -> str:
     """The key of the contact sheet; made when it is not there."""
-    key = f"groups/{dataset.dataset_id}/contact_sheet.html"
+    key = layout.sheet_key(dataset.dataset_id)
     if stage.store.exists(key):
         return key
     from stablerep.groups.contact_sheet import contact_sheet_html
@@ -111,6 +112,7 @@ def _contact_sheet(stage: Stage, dataset: DatasetRef, prompt_set: PromptSet, gen
     }
     chosen = (groups.group(position) for position in spread(dataset.num_groups, SHEET_GROUPS))
     stage.store.write(key, contact_sheet_html(chosen, title=f"Image groups of {dataset.dataset_id}", facts=facts))
+    stage.store.delete(layout.lane_sheets_folder(dataset.dataset_id))
     return key
 
 

@@ -14,9 +14,11 @@ from stablerep.captions.prompt_set import lane_shards, read_prompt_set, shard_ca
 from stablerep.groups.cost import gpu_of_device
 from stablerep.groups.inspection import Inspector
 from stablerep.groups.lane import LaneWork, Overtaken, Turn
+from stablerep.groups.live_sheet import LiveSheet
 from stablerep.groups.make import make_shard, spec
 from stablerep.groups.resolve import is_real
 from stablerep.records import Caption, GeneratorRef, LaneReport, PromptSet, ShardRecord
+from stablerep.shards import layout
 from stablerep.shards.dataset import commit_shard, find_shard, write_spec
 from stablerep.shards.manifest import KEPT, WEIGHTED, num_made
 from stablerep.shards.parts import Parts, remove_leftover_parts
@@ -60,6 +62,12 @@ class LaneRun:
         )
 
     @cached_property
+    def sheet(self) -> LiveSheet:
+        """The groups that were made last, to look at."""
+        key = f"{layout.lane_sheets_folder(self.dataset_id)}/lane-{self.lane}.html"
+        return LiveSheet(f"Image groups of {self.dataset_id}, lane {self.lane}", lambda page: self.stage.store.write(key, page))
+
+    @cached_property
     def inspector(self) -> Inspector | None:
         """What scores and judges groups while they are made, where the recipe has it."""
         return open_inspector(self.stage.recipe, self.generator)
@@ -67,7 +75,7 @@ class LaneRun:
     def run(self) -> LaneReport:
         """Make what is missing; the records of this lane's shards are there at the end."""
         self.report("stablerep_run_info", 1, stage="generate", id=self.dataset_id)
-        found = self.records()
+        found = [index for index in self.own if self.find(index) is not None]
         self.report("stablerep_generate_shards_total", len(found), outcome="found")
         self.report("stablerep_generate_groups_total", 0)  # a lane that is held and makes none has a rate, too
         own = set(self.own)
@@ -79,10 +87,11 @@ class LaneRun:
             others=[index for index in range(self.prompt_set.num_shards) if index not in own],
             is_done=lambda index: self.find(index) is not None,
         )
-        total, done = self.num_images_wanted(), sum(record.num_images for record in found)
-        with self.stage.reporter.progress(total, "images", done) as progress:
+        with self.stage.reporter.progress(sum(map(self.num_wanted, self.own)), "images", sum(map(self.num_wanted, found))) as progress:
             for turn in work:
-                self.make(turn, work, progress if turn.index in own else None)
+                self.make(turn, work, _ShardProgress(progress if turn.index in own else None, self.num_wanted(turn.index)))
+            progress.find(progress.num_left)  # what others made of this lane's shards
+        self.sheet.close()
         work.forget_the_dead()
         remove_leftover_parts(self.stage.store, self.dataset_id, lambda index: self.find(index) is not None)
         records = self.records()
@@ -95,12 +104,13 @@ class LaneRun:
             seconds=round(time.monotonic() - self.started_at, 3),
         )
 
-    def make(self, turn: Turn, work: LaneWork, progress: Progress | None) -> None:
+    def make(self, turn: Turn, work: LaneWork, progress: "_ShardProgress") -> None:
         """Make and commit one shard, unless another worker is done with it first or finishes it."""
         settings, index = self.settings, turn.index
         captions = shard_captions(self.captions, self.prompt_set.num_shards, index)
-        parts = Parts(self.stage.store, self.dataset_id, index, captions)
-        if progress is None:
+        parts = Parts(self.stage.store, self.dataset_id, index, captions, self.sheet.add)
+        progress.find(self.settings.images_per_caption * len(parts.positions()))
+        if index not in self.own:
             log.info("lane %d: own shards are done, helping with shard %d", self.lane, index)
 
         def on_images(verdicts: dict[str, int]) -> None:
@@ -109,8 +119,7 @@ class LaneRun:
                 what = "flagged_images" if verdict.startswith((KEPT, WEIGHTED)) else "images"
                 self.report(f"stablerep_generate_{what}_total", number, verdict=verdict)
             speed = self.report_speed()
-            if progress:
-                progress.advance(verdicts.get("good", 0), f"shard {index}{speed}")
+            progress.advance(verdicts.get("good", 0), f"shard {index}{speed}")
             work.beat(index)
 
         try:
@@ -134,6 +143,7 @@ class LaneRun:
         if made is None:
             log.info("lane %d: the last groups of shard %d are left to the lane that holds it", self.lane, index)
             return
+        progress.finish()
         if self.find(index) is None:
             groups, counts = made
             commit_shard(self.stage.store, self.dataset_id, index, groups, counts=counts, producer=self.producer())
@@ -159,11 +169,11 @@ class LaneRun:
         """The record of a committed shard."""
         return find_shard(self.stage.store, self.dataset_id, index)
 
-    def num_images_wanted(self) -> int:
-        """Images in this lane's shards when every group is complete."""
+    def num_wanted(self, index: int) -> int:
+        """Images in a shard when every group is complete."""
         num_captions, num_shards = self.prompt_set.num_captions, self.prompt_set.num_shards
-        in_shards = ((index + 1) * num_captions // num_shards - index * num_captions // num_shards for index in self.own)
-        return sum(in_shards) * self.settings.images_per_caption
+        num_here = (index + 1) * num_captions // num_shards - index * num_captions // num_shards
+        return num_here * self.settings.images_per_caption
 
     def records(self) -> list[ShardRecord]:
         """Of this lane's shards, those that are committed."""
@@ -172,3 +182,29 @@ class LaneRun:
     def producer(self) -> dict[str, str]:
         """Who made a shard; kept in its record, no part of any id."""
         return {"lane": str(self.lane), "batch_size": str(self.settings.batch_size), **self.sampler.producer}
+
+
+class _ShardProgress:
+    """A shard's part of its lane's bar: never more than its images, and all of them when it is finished; none of another lane's."""
+
+    def __init__(self, progress: Progress | None, num_images: int) -> None:
+        self._progress, self._num_left = progress, num_images
+
+    def find(self, amount: int) -> None:
+        """Images that are made already."""
+        if self._progress and (amount := self._taken(amount)):
+            self._progress.find(amount)
+
+    def advance(self, amount: int, note: str) -> None:
+        """Images that were made now."""
+        if self._progress:
+            self._progress.advance(self._taken(amount), note)
+
+    def finish(self) -> None:
+        """The rest was made by others, or is left out."""
+        self.find(self._num_left)
+
+    def _taken(self, amount: int) -> int:
+        amount = min(amount, self._num_left)
+        self._num_left -= amount
+        return amount

@@ -18,6 +18,7 @@ from stablerep.endpoint.local import read_state
 from stablerep.errors import DataError
 from stablerep.report.charts import Interval
 from stablerep.report.overview import Overview, StageView, State, TrainingView, duration
+from stablerep.shards import layout
 from stablerep.stages import STAGES
 from stablerep.stages.context import configured
 from stablerep.stages.ledger import Entry, Ledger
@@ -220,13 +221,14 @@ class _Seen:
         return dict(sorted(total.items(), key=lambda pair: (pair[0] != "good", pair[0])))
 
     def groups_html(self) -> str:
-        """Some figures of the contact sheet."""
-        dataset = self.record("commit")
-        key = f"groups/{dataset.get('dataset_id')}/contact_sheet.html"
-        if not dataset or not self._store.exists(key):
-            return ""
-        figures = re.findall(r"<figure>.*?</figure>", self._store.read_text(key), flags=re.DOTALL)
-        return f'<div class="groups">{"".join(figures[:_NUM_FIGURES])}</div>'
+        """Some figures of the contact sheet, or of the lanes' while groups are made."""
+        if dataset := self.record("commit"):
+            keys = [layout.sheet_key(dataset["dataset_id"])]
+        else:
+            made = {each for name, attempt in self._attempts.items() if name.startswith("generate-") for each in attempt.ids}
+            keys = [key for dataset_id in sorted(made) for key in self._store.list(layout.lane_sheets_folder(dataset_id))]
+        figures = [figure for key in keys for figure in _figures(self._store, key)[: -(-_NUM_FIGURES // len(keys))]]
+        return f'<div class="groups">{"".join(figures[:_NUM_FIGURES])}</div>' if figures else ""
 
     def probes(self) -> Iterable[Interval]:
         """Scores of the linear probe and of neighbours, the encoder's beside what it is compared with."""
@@ -334,6 +336,13 @@ def _json(store: Store, key: str) -> dict[str, Any]:
         return json.loads(store.read_text(key))
     except (DataError, ValueError):
         return {}
+
+
+def _figures(store: Store, key: str) -> list[str]:
+    try:
+        return re.findall(r"<figure>.*?</figure>", store.read_text(key), flags=re.DOTALL)
+    except DataError:
+        return []
 
 
 def _json_lines(store: Store, key: str) -> list[dict[str, Any]]:

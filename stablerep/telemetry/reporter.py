@@ -132,15 +132,24 @@ class Progress:
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         """Say that `amount` more units are done; `note` is shown behind the bar or in the log line."""
-        self._done += amount
-        self._bar.update(amount)
         if note:
             self._bar.set_postfix_str(note, refresh=False)
-        self._reporter.report("stablerep_stage_progress_ratio", self._done / max(self._total, 1), stage=self._reporter.stage)
+        self._count(amount)
         now = time.monotonic()
         if self._bar.disable and (now - self._logged_at >= self._reporter.log_every_seconds):
             self._logged_at = now
             log.info("%s", self.line(note))
+
+    def find(self, amount: int) -> None:
+        """Say that `amount` units more are done, by somebody else: they do not count for the rate."""
+        if amount:
+            self._before += amount
+            self._count(amount)
+
+    @property
+    def num_left(self) -> int:
+        """Units to go."""
+        return self._total - self._done
 
     def line(self, note: str = "") -> str:
         """`generate 1200/5000 images (24.0 %), 81.3 images/s, 47 s left`."""
@@ -150,6 +159,11 @@ class Progress:
         share = 100 * self._done / max(self._total, 1)
         head = f"{self._reporter.stage} {self._done}/{self._total} {self._unit} ({share:.1f} %), {rate:.1f} {self._unit}/s{left}"
         return f"{head}, {note}" if note else head
+
+    def _count(self, amount: int) -> None:
+        self._done += amount
+        self._bar.update(amount)
+        self._reporter.report("stablerep_stage_progress_ratio", self._done / max(self._total, 1), stage=self._reporter.stage)
 
     def close(self) -> None:
         """Close the bar, or log the last line."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ import tiny_diffusion
 from stablerep.captions.packaged import caption_corpus
 from stablerep.captions.prompt_set import write_prompt_set
 from stablerep.errors import ConfigError, DataError
+from stablerep.groups.diffusers_sampler import DiffusersSampler
+from stablerep.groups.sampler import ImageHW3, ImageRequest
 from stablerep.identity import sha256_bytes
 from stablerep.records import Caption, GeneratorRef, LaneReport, PromptSet
 from stablerep.shards.dataset import find_shard, write_manifest
 from stablerep.shards.read import GroupDataset
-from stablerep.stages import generate, generator
+from stablerep.stages import commit, generate, generator
 from stablerep.store import Store
 
 SETTINGS = (
@@ -115,6 +118,39 @@ def test_finished_lanes_load_no_torch(model: str, store: Store) -> None:
     report, heavy = done.stdout.splitlines()
     assert LaneReport.from_json(report).num_images_made == 0
     assert heavy == "[]"
+
+
+def test_a_lane_that_goes_on_counts_what_it_finds_and_its_groups_are_there_to_look_at(
+    model: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt_set, settings = _prompt_set(store, num_lanes=1, num_captions=6), f"{SETTINGS} generate.batch_size=3"
+    sample, calls = DiffusersSampler.sample, list[int]()
+
+    def stopped(self: DiffusersSampler, requests: Sequence[ImageRequest]) -> list[ImageHW3 | None]:
+        calls.append(len(requests))
+        if len(calls) == 6:  # one counts operations; the third group of the first shard of three is kept, the fourth not yet
+            raise KeyboardInterrupt
+        return sample(self, requests)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusersSampler, "sample", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            _run(model, store, prompt_set, 0, settings)
+    num_before = len(store.read_text("telemetry/generate-0.jsonl").splitlines())
+    (dataset_id,) = {key.split("/")[1] for key in store.list("groups")}
+    num_found = 3 * 3 + sum(3 for key in store.list(f"groups/{dataset_id}/parts") if "/00001/" in key)
+    assert num_found == 12
+    report = _run(model, store, prompt_set, 0, settings)
+    assert report.num_images_made == 18 - num_found
+    entries = [json.loads(line) for line in store.read_text("telemetry/generate-0.jsonl").splitlines()[num_before:]]
+    ratios = [round(18 * entry["value"]) for entry in entries if entry["metric"] == "stablerep_stage_progress_ratio"]
+    assert ratios == [0, 12, 15, 18]
+    page = store.read_text(f"groups/{dataset_id}/sheets/lane-0.html")
+    assert page.count("<figure>") == 2, "of this attempt"
+    records = {"prompt_set": prompt_set.to_json(), "generator": model, "lanes": [report.to_json()]}
+    commit.run("smoke", f"{settings} gate.has_catalogue=false quality.judge=none", store.uri, **records)
+    assert store.list(f"groups/{dataset_id}/sheets") == []
+    assert store.exists(f"groups/{dataset_id}/contact_sheet.html")
 
 
 @pytest.mark.parametrize("damage", ["record", "tar", "index and record"])

@@ -22,6 +22,8 @@ from stablerep.stages.dashboard import open_server, whole_page
 from stablerep.stages.overview import look
 from stablerep.stages.status import drawn
 from stablerep.store import Store
+from stablerep.telemetry import Reporter
+from stablerep.telemetry.reporter import JsonlSink
 
 
 def _states(overview: Overview) -> dict[str, str]:
@@ -61,6 +63,24 @@ def test_a_run_that_trains(store: Store) -> None:
     assert "6.0 s" in text
     assert "step 4" in text
     assert dict(overview.tiles)["captions"] == "48"
+
+
+def test_groups_are_shown_while_lanes_make_them_then_those_of_the_data_set(store: Store) -> None:
+    for lane in (0, 1):
+        sink = JsonlSink(store, f"telemetry/generate-{lane}.jsonl")
+        Reporter("generate", (sink,)).report("stablerep_run_info", 1, stage="generate", id="groups-1")
+        sink.close()
+    assert look(store).groups_html == ""
+    for lane in (0, 1):
+        figures = "".join(f"<figure>lane {lane} group {number}</figure>" for number in range(5))
+        store.write(f"groups/groups-1/sheets/lane-{lane}.html", figures)
+    store.write("groups/groups-2/sheets/lane-0.html", "<figure>of another run</figure>")
+    shown = look(store).groups_html
+    assert [f"lane {lane} group {number}" in shown for lane in (0, 1) for number in range(5)] == [True, True, True, False, False] * 2
+    assert "another" not in shown
+    PlayedRun(store).until_pretrain()
+    store.write("groups/groups-1/contact_sheet.html", "<figure>of the data set</figure>")
+    assert look(store).groups_html == '<div class="groups"><figure>of the data set</figure></div>'
 
 
 def test_an_attempt_that_has_long_been_silent_was_stopped(store: Store) -> None:

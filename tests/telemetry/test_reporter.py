@@ -146,3 +146,13 @@ def test_progress_line_has_counts_rate_and_time_left() -> None:
     assert " images/s, " in line
     assert line.endswith("left, lane 0")
     assert memory.reports[-1][:2] == ("stablerep_stage_progress_ratio", 0.5)
+
+
+def test_what_others_did_is_done_but_does_not_count_for_the_rate() -> None:
+    memory = MemorySink()
+    with Reporter("generate", (memory,)).progress(total=100, unit="images") as progress:
+        progress.find(60)
+        line = progress.line()
+        assert progress.num_left == 40
+    assert line == "generate 60/100 images (60.0 %), 0.0 images/s"
+    assert memory.reports[-1][:2] == ("stablerep_stage_progress_ratio", 0.6)
