@@ -10,7 +10,7 @@ import pytest
 from stablerep.store import Store
 
 sys.path.insert(0, str(Path(__file__).parent / "plugins"))
-pytest_plugins = ["s3_server", "fake_cluster", "fake_kserve", "fake_prometheus", "cluster_rollout", "compiled_pods"]
+pytest_plugins = ["s3_server", "fake_cluster", "fake_kserve", "fake_prometheus", "real_postgres", "cluster_rollout", "compiled_pods"]
 
 os.environ.update(  # Triton decides at its first import whether kernels are interpreted (on the CPU)
     OMP_NUM_THREADS="1",

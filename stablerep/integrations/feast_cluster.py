@@ -4,16 +4,16 @@
     python -m stablerep.integrations.feast_cluster STORE FOLDER    what the CronJob runs: copy new facts, apply, bring online
 
 The registry is a database too (SQL), so a feature server and the FeatureStore of Feast's operator read the same. Connections come from
-the environment (POSTGRES_HOST, POSTGRES_DATABASE, POSTGRES_USER, POSTGRES_PASSWORD, from a Secret), are never written down, and Feast puts
-them in where feature_store.yaml says ${...}. What is online is remembered in the store (`catalogue/online.json`): killed in between,
-the next run writes the same rows again.
+the environment (`VARIABLES`, from a Secret), are never written down, and Feast puts them in where feature_store.yaml says ${...};
+POSTGRES_SSLMODE is libpq's: verify-full, require, or disable where the server has no TLS. What is online is remembered in the store
+(`catalogue/online.json`): killed in between, the next run writes the same rows again.
 """
 
 import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,15 @@ from stablerep.store import Store
 
 STATE = f"{files.FOLDER}/online.json"
 SMALL_BYTES = 1 << 20
-VARIABLES = ("POSTGRES_HOST", "POSTGRES_DATABASE", "POSTGRES_USER", "POSTGRES_PASSWORD")
+VARIABLES = ("POSTGRES_HOST", "POSTGRES_DATABASE", "POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_SSLMODE")
 
 log = logging.getLogger("stablerep")
 
 
 def cluster_configuration() -> dict[str, Any]:
     """The content of feature_store.yaml on a cluster: everything in one PostgreSQL, vectors by pgvector."""
-    url = "postgresql+psycopg://${POSTGRES_USER}:${POSTGRES_PASSWORD}@${POSTGRES_HOST}:5432/${POSTGRES_DATABASE}"
+    server = "${POSTGRES_HOST}:5432/${POSTGRES_DATABASE}?sslmode=${POSTGRES_SSLMODE}"
+    url = f"postgresql+psycopg://${{POSTGRES_USER}}:${{POSTGRES_PASSWORD}}@{server}"
     return {
         "project": PROJECT,
         "provider": "local",
@@ -45,6 +46,7 @@ def cluster_configuration() -> dict[str, Any]:
             "db_schema": "public",
             "user": "${POSTGRES_USER}",
             "password": "${POSTGRES_PASSWORD}",
+            "sslmode": "${POSTGRES_SSLMODE}",
             "vector_enabled": True,
         },
         "offline_store": {"type": "dask"},
@@ -69,6 +71,30 @@ def materialise(source: Store, folder: Path, configuration: dict[str, Any]) -> l
     if state is not None:
         source.put(state, STATE)
     return written
+
+
+def add_vectors(database: Mapping[str, str]) -> None:
+    """Give the database the extension that embeddings need, where it has none yet.
+
+    Args:
+        database: the `VARIABLES`.
+
+    Raises:
+        ConfigError: the server cannot be reached with these, or the account may not add the extension.
+    """
+    import psycopg
+
+    host, name, user, password, sslmode = (database[variable] for variable in VARIABLES)
+    where = f"PostgreSQL at {host}, database {name}, user {user}, sslmode {sslmode}"
+    try:
+        with psycopg.connect(host=host, dbname=name, user=user, password=password, sslmode=sslmode, connect_timeout=30) as connection:
+            if connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone() is None:
+                connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+    except psycopg.OperationalError as error:
+        raise ConfigError(f"cannot reach {where}: {error}; correct the Secret stablerep-feast or the NetworkPolicy") from error
+    except psycopg.Error as error:
+        remedy = "install pgvector on the server and run CREATE EXTENSION vector there as its owner"
+        raise ConfigError(f"{where}: expected the extension vector, which could not be added: {error}; {remedy}") from error
 
 
 def copy_facts(source: Store, copy: Store) -> None:
@@ -98,6 +124,7 @@ def main(arguments: Sequence[str]) -> int:
     if missing := [name for name in VARIABLES if not os.environ.get(name)]:
         raise ConfigError(f"feast_cluster: expected {', '.join(missing)} in the environment; the Secret stablerep-feast has them")
     store, folder = arguments
+    add_vectors(os.environ)
     log.info("online: %s", ", ".join(materialise(Store(store), Path(folder), cluster_configuration())) or "nothing new")
     return 0
 

@@ -1,20 +1,26 @@
 """The catalogue on a cluster: the same definitions in an SQL registry, facts brought online once, manifests that say what the code says."""
 
+import gc
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psycopg
 import pytest
 import yaml
-from known_models import SUITE, evaluation
+from known_models import MODEL, SUITE, evaluation, reference
 
-from stablerep.catalogue import ParquetCatalogue
-from stablerep.catalogue.tables import ENTITIES, TABLES
+from stablerep.catalogue import CaptionRow, GroupRow, ParquetCatalogue
+from stablerep.catalogue.tables import ENTITIES, TABLES, embeddings_table
 from stablerep.errors import ConfigError
 from stablerep.integrations.feast_cluster import STATE, VARIABLES, cluster_configuration, main, materialise
 from stablerep.integrations.feast_definitions import ONLINE_STORE, import_feast
+from stablerep.integrations.feast_store import FeastCatalogue
+from stablerep.records import DatasetRef
 from stablerep.store import Store
 
 COMPONENTS = Path(__file__).resolve().parents[2] / "manifests" / "components"
@@ -45,6 +51,65 @@ def test_facts_go_online_once_though_every_pod_starts_empty(store: Store, tmp_pa
     assert answer["model_id"] == ["model-b"]
     assert {view.name for view in feast.list_feature_views()} == set(TABLES)
     assert {entity.name for entity in feast.list_entities()} >= {entity.name for entity in ENTITIES}
+
+
+@pytest.fixture
+def _collected() -> Iterator[None]:
+    """Feast closes no connection; what it leaves open is collected here, where its warnings are expected."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_collected")
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*BaseConnection:pytest.PytestUnraisableExceptionWarning")
+def test_postgres_tells_what_parquet_tells(
+    store: Store,
+    dataset: DatasetRef,
+    group_rows: list[GroupRow],
+    postgres_variables: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The CronJob's own command against a real server: SQL registry, features, and vectors by pgvector."""
+    for name, value in postgres_variables.items():
+        monkeypatch.setenv(name, value)
+    facts = ParquetCatalogue(store)
+    facts.register_dataset(dataset, group_rows, EARLY)
+    facts.register_captions("birds", [CaptionRow("caption-1", "a bird", "bird", ("birds",))], EARLY)
+    facts.register_reference(made := reference(), EARLY)
+    facts.register_reference(reference(2, "beside_text", d=8), EARLY)
+    facts.register_evaluation(evaluation("model-a", 0.9), EARLY)
+    facts.promote("model-a", SUITE, EARLY)
+    with caplog.at_level("INFO", "stablerep"):
+        assert main([store.uri, str(tmp_path / "pod-1")]) == 0
+        assert main([store.uri, str(tmp_path / "pod-2")]) == 0
+    assert caplog.messages[-1] == "online: nothing new"
+    online = FeastCatalogue(Store((tmp_path / "pod-2").as_uri()), cluster_configuration())
+    assert online.champion(SUITE) == facts.champion(SUITE) is not None
+    for query in np.random.default_rng(1).normal(size=(10, made.vectors_ND.shape[1])):
+        found, expected = (catalogue.nearest(MODEL, "features", query.tolist(), 10) for catalogue in (online, facts))
+        assert [neighbour.image for neighbour in found] == [neighbour.image for neighbour in expected]
+        assert [n.distance for n in found] == pytest.approx([n.distance for n in expected], abs=1e-5)
+    assert len(online.nearest(MODEL, "beside_text", [1.0] * 8, 3)) == 3
+    views = {view.name for view in online.feature_store().list_feature_views()}
+    assert views >= {*TABLES, embeddings_table(MODEL, "features").name}
+    monkeypatch.setenv("POSTGRES_PASSWORD", "guessed")
+    with pytest.raises(ConfigError, match=r"(?s)cannot reach PostgreSQL at .*password authentication failed.*correct the Secret"):
+        main([store.uri, str(tmp_path / "pod-3")])
+    monkeypatch.setenv("POSTGRES_PASSWORD", password := postgres_variables["POSTGRES_PASSWORD"])
+    host = postgres_variables["POSTGRES_HOST"]
+    with psycopg.connect(host=host, user="stablerep", password=password, dbname="postgres", autocommit=True) as connection:
+        connection.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
+        connection.execute("CREATE DATABASE other")
+    for name in ("POSTGRES_USER", "POSTGRES_PASSWORD"):
+        monkeypatch.setenv(name, "guest")
+    monkeypatch.setenv("POSTGRES_DATABASE", "other")
+    with pytest.raises(
+        ConfigError, match=r"(?s)database other, user guest.*could not be added: permission denied.*CREATE EXTENSION vector"
+    ):
+        main([store.uri, str(tmp_path / "pod-3")])
 
 
 def test_the_cluster_s_configuration_is_one_that_feast_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

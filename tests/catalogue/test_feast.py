@@ -1,5 +1,6 @@
 """Feast tells what Parquet tells, online and offline; it catches up with what was registered without it; nothing is applied twice."""
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from known_models import SUITE, evaluation
 
-from stablerep.catalogue import GroupRow, ParquetCatalogue, files
+from stablerep.catalogue import CaptionRow, GroupRow, ParquetCatalogue, files
 from stablerep.catalogue.tables import ENTITIES, SERVICES, TABLES
 from stablerep.errors import ConfigError
 from stablerep.integrations.feast_store import FeastCatalogue
@@ -69,6 +70,25 @@ def test_parquet_is_the_offline_store(filled: FeastCatalogue) -> None:
     asked = pd.DataFrame({"suite": [SUITE] * 2, "event_timestamp": pd.to_datetime([EARLY, LATER], utc=True)})
     found = filled.feature_store().get_historical_features(entity_df=asked, features=["champions:model_id"]).to_df()
     assert found.sort_values("event_timestamp")["model_id"].tolist() == ["model-a", "model-b"]
+
+
+@OFFLINE
+@pytest.mark.parametrize("has_ties", [False, True])
+def test_captions_as_of_any_moment_are_those_of_parquet(store: Store, monkeypatch: pytest.MonkeyPatch, has_ties: bool) -> None:
+    """Feast's point-in-time join against our own, over captions that change and come back, also twice at one moment."""
+    chance, plain = random.Random(0), ParquetCatalogue(store)
+    for number in range(12):
+        chosen = chance.sample(range(9), chance.randint(1, 5))
+        rows = [CaptionRow(f"caption-{i}", f"text {i}", chance.choice(["", "bird"]), (f"tag-{number}",)) for i in chosen]
+        second = 0 if has_ties else number
+        plain.register_captions(f"list-{number % 7}-{number}", rows, f"2026-01-{chance.randint(1, 6):02d}T00:00:{second:02d}+00:00")
+    moments = [f"2026-01-{day:02d}T00:00:{second:02d}+00:00" for day in range(1, 7) for second in (0, 7)]
+    expected = {when: plain.captions(when) for when in ["2025-12-31T23:59:59+00:00", *moments]}
+    if not has_ties:
+        monkeypatch.delattr(ParquetCatalogue, "captions")  # then Feast answers all by itself
+    feast = FeastCatalogue(store)
+    assert {when: feast.captions(when) for when in expected} == expected
+    assert len({len(rows) for rows in expected.values()}) > 3
 
 
 def test_what_was_registered_without_feast_goes_online(store: Store, filled: FeastCatalogue) -> None:

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from known_models import MODEL, D, reference
 
-from stablerep.catalogue import ParquetCatalogue, Reference, ReferenceImage
+from stablerep.catalogue import ParquetCatalogue, Reference
 from stablerep.catalogue.nearest import nearest
 from stablerep.catalogue.tables import embeddings_table
 from stablerep.errors import ConfigError, DataError
@@ -13,14 +14,6 @@ from stablerep.integrations.feast_store import FeastCatalogue
 from stablerep.store import Store
 
 WHEN = "2026-01-01T00:00:00+00:00"
-MODEL, N, D = "model-0123456789abcdef", 300, 24
-
-
-def reference(seed: int = 0, space: str = "features", model_id: str = MODEL, d: int = D) -> Reference:
-    vectors_ND = np.random.default_rng(seed).normal(size=(N, d)).astype(np.float32)
-    vectors_ND[7] = vectors_ND[5]  # equally near to everything
-    images = tuple(ReferenceImage(f"data/{i * 7 % N:03d}/0", "data", f"{i * 7 % N:03d}", f"caption {i}", i, 0) for i in range(N))
-    return Reference(model_id, space, images, vectors_ND)
 
 
 @pytest.fixture
