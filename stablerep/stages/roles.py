@@ -70,7 +70,8 @@ ROLES: dict[str, Role] = {
         (*_TASK, *_CLUSTER, *_TORCH, *_CAPTIONS, "fastapi", "grpc", "kserve", "onnxruntime", "orjson", "safetensors", "timm", "tokenizers"),
     ),
     "features": Role(
-        ("stablerep.integrations.feast_store", "stablerep.integrations.feast_cluster"), (*_TASK, "numpy", "feast", "pandas", "pyarrow")
+        ("stablerep.integrations.feast_store", "stablerep.integrations.feast_cluster"),
+        (*_TASK, "numpy", "feast", "pandas", "psycopg", "pyarrow"),
     ),
 }
 """Name of the image without its prefix -> what it holds."""
