@@ -244,7 +244,7 @@ class _Seen:
         if r := self.record("prepare"):
             yield "captions", r["prompt_set_id"], f"{r['num_captions']:,} captions"
         if r := self.record("generator"):
-            yield "generator", r["generator_id"], f"{r['pipeline_class']}, {r['licence']}"
+            yield "generator", r["generator_id"], f"{r['pipeline_class'].removesuffix('Pipeline')}, {r['licence']}"
         if r := self.record("commit"):
             yield "groups", r["dataset_id"], f"{r['num_groups']:,} groups of {r['images_per_caption']}"
         if r := self.record("pretrain"):
