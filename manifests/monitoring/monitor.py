@@ -77,9 +77,9 @@ def monitor(store: Store, root: Path, port: int, scrape_seconds: int) -> None:
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address={LOOPBACK}:{port}",
         ]
-        process = subprocess.Popen(
-            [*command, "--scrape.discovery-reload-interval=1s", "--log.level=warn"], stdout=log, stderr=subprocess.STDOUT
-        )
+        command += ["--scrape.discovery-reload-interval=1s", "--log.level=warn"]
+        # In a session of its own: Ctrl-C is for this process, which then ends Prometheus.
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             _wait_until_ready(process, port, folder)
             (targets / WATCHED).touch()

@@ -12,7 +12,8 @@ _STYLE = """<style>
 .found { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); gap: 16px; margin-top: 20px; }
 .card { background: var(--tint); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; overflow-wrap: anywhere; }
 .card header { display: flex; align-items: baseline; gap: 10px; margin-bottom: 8px; }
-.card header b { font-size: 18px; overflow-wrap: normal; } .card header span { color: var(--soft); font-size: 13px; margin-left: auto; white-space: nowrap; }
+.card header b { font-size: 18px; overflow-wrap: normal; }
+.card header span { color: var(--soft); font-size: 13px; margin-left: auto; white-space: nowrap; }
 .card code { display: block; color: var(--soft); font-size: 11px; margin-top: 6px; }
 .meter { height: 4px; border-radius: 2px; background: var(--line); margin-bottom: 10px; } .meter i { display: block; height: 4px;
   border-radius: 2px; background: var(--accent); }

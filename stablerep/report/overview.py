@@ -151,7 +151,9 @@ def _panels(overview: Overview) -> str:
     panels.append(_panel("Data quality", "images by verdict, captions by what became of them", "".join(quality)))
     panels.append(_panel("Probe", "accuracy on real images, 95 % interval", interval_chart("Probe accuracy", overview.probes)))
     panels.append(_panel("Groups", "one caption, its images", overview.groups_html, is_wide=True))
-    chain = "".join(f"<li><b>{escape(n)}</b><span>{_breakable(fact)}</span><code>{escape(i)}</code></li>" for n, i, fact in overview.lineage)
+    chain = "".join(
+        f"<li><b>{escape(n)}</b><span>{_breakable(fact)}</span><code>{escape(i)}</code></li>" for n, i, fact in overview.lineage
+    )
     panels.append(_panel("Lineage", "each made from the one before", f'<ol class="chain">{chain}</ol>' if chain else "", is_wide=True))
     return "".join(panels)
 

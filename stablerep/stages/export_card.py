@@ -101,7 +101,19 @@ def _quality_words(quality: dict[str, float]) -> str:
     """What was checked of the groups."""
     if not quality:
         return "not measured beyond what the data set's manifest says"
-    return "checked by " + ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in sorted(quality.items()))
+    return "checked by " + ", ".join(f"{name} {value}" for name, value in _quality_facts(quality).items())
+
+
+def _quality_facts(quality: dict[str, float]) -> dict[str, str]:
+    """Measures by name, with their intervals where they have some."""
+    facts: dict[str, str] = {}
+    for name in sorted(quality):
+        if (of := name.rpartition("_")[0]) in quality and name in (f"{of}_low", f"{of}_high"):
+            continue
+        ends = [quality[end] for end in (f"{name}_low", f"{name}_high") if end in quality]
+        interval = f" [{ends[0]:.4g}, {ends[1]:.4g}]" if len(ends) == 2 else ""
+        facts[name.replace("_", " ")] = f"{quality[name]:.4g}{interval}"
+    return facts
 
 
 def model_card(origin: Origin, model: ModelRef) -> str:
@@ -124,7 +136,7 @@ def model_card(origin: Origin, model: ModelRef) -> str:
     if pretrain.ema_decay:
         facts["Weights"] = f"exponential moving average, decay {pretrain.ema_decay:g}; the losses are of the weights it averages"
     facts |= {name.replace("_", " ").capitalize(): f"{value:.4f}" for name, value in sorted(origin.checkpoint.metrics.items())}
-    facts |= {f"Data set: {name.replace('_', ' ')}": f"{value:.4g}" for name, value in sorted(dataset.quality.items())}
+    facts |= {f"Data set: {name}": value for name, value in _quality_facts(dataset.quality).items()}
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     settings = json.dumps(decisive_settings(pretrain), indent=1, sort_keys=True)
     return f"""# {model.model_id}

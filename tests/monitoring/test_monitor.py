@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from manifests.monitoring.monitor import announce_endpoints, main, write_configu
 from stablerep.endpoint.local import EndpointState, Served
 from stablerep.endpoint.process import describe
 from stablerep.store import Store
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def test_promtool_accepts_the_configuration(promtool: str, tmp_path: Path) -> None:
@@ -39,6 +43,25 @@ def test_a_taken_port_is_refused(prometheus: str, tmp_path: Path, capsys: pytest
         assert main(["--root", str(tmp_path), "--port", str(port)]) == 6
     assert f"port of Prometheus: cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
     assert not list(tmp_path.rglob("WATCHED"))
+
+
+def test_ctrl_c_in_a_terminal_ends_it_well(prometheus: str, tmp_path: Path) -> None:
+    """A terminal sends SIGINT to every process of the foreground group, Prometheus too unless it has a session of its own."""
+    command = [sys.executable, "-m", "manifests.monitoring.monitor", "--root", str(tmp_path), "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_as_in_the_foreground
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline().startswith("Prometheus: http://127.0.0.1:")
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (0, "")
+    assert not list(tmp_path.rglob("WATCHED"))
+
+
+def _as_in_the_foreground() -> None:
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background it is ignored, which is inherited
 
 
 def test_endpoints_come_and_go(store: Store, tmp_path: Path) -> None:
