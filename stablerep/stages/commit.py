@@ -94,6 +94,7 @@ def _contact_sheet(stage: Stage, dataset: DatasetRef, prompt_set: PromptSet, gen
     """The key of the contact sheet; made when it is not there."""
     key = layout.sheet_key(dataset.dataset_id)
     if stage.store.exists(key):
+        stage.store.delete(layout.lane_sheets_folder(dataset.dataset_id))  # where a kill came before
         return key
     from stablerep.groups.contact_sheet import contact_sheet_html
     from stablerep.shards.read import GroupDataset

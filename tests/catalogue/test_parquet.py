@@ -1,7 +1,7 @@
 """The catalogue without Feast: the latest wins, registering again is harmless, writers do not lose each other's rows."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,16 @@ def test_a_model_comes_back(store: Store) -> None:
     champion = catalogue.champion(SUITE)
     assert champion is not None
     assert champion.model_id == "model-a"
+
+
+def test_a_row_is_true_from_its_moment_on_for_as_long_as_its_table_says(
+    store: Store, dataset: DatasetRef, group_rows: list[GroupRow]
+) -> None:
+    catalogue, begins, tick = ParquetCatalogue(store), datetime(2026, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+    catalogue.register_dataset(dataset, group_rows, begins.isoformat())
+    ends = begins + TABLES["groups"].ttl
+    found = {when: len(catalogue.groups(dataset.dataset_id, when.isoformat())) for when in (begins - tick, begins, ends, ends + tick)}
+    assert list(found.values()) == [0, 3, 3, 0]
 
 
 def test_suites_with_a_common_beginning_are_not_mixed(store: Store) -> None:
