@@ -2,7 +2,7 @@
 
 `sd15_ddim50` is the paper's. `sd15_lcm4` needs a consistency LoRA (`generator.lora`); its first step is made by the base model with
 guidance, because few-step students commit at the first step and lose the diversity of a group (arXiv 2503.10637). No preset is said to be
-equal to the paper's: diversity and probes were not compared yet.
+equal to the paper's: they were compared on the embedded generator only (`stablerep compare-presets`, docs/operations.md).
 """
 
 from typing import Any

@@ -8,11 +8,12 @@ helps the holder of a shard from the shard's tail, and does not end before its o
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from stablerep.errors import DataError
+from stablerep.errors import DataError, StoreError
 from stablerep.store import Store
 
 FIRST_CLAIM_SECONDS = 600.0  # the model is loaded and the first batch made in less
@@ -63,8 +64,11 @@ class LaneWork:
         self._holds = False
         self._until = self._beat_at = self._checked_at = self._longest_pause = 0.0
 
-    def __iter__(self) -> Iterator[Turn]:
-        """Claim and yield one shard after another; the caller has committed one, or left it to its holder, when it asks for the next."""
+    def __iter__(self) -> Generator[Turn]:
+        """Claim and yield one shard after another; the caller has committed one, or left it to its holder, when it asks for the next.
+
+        Close it when the work ends early, so that the shard in hand is free for others.
+        """
         while (turn := self._next()) is not None:
             self._beat_at = self._checked_at = self._clock()
             self._holds = not turn.is_helper
@@ -75,7 +79,8 @@ class LaneWork:
             try:
                 yield turn
             finally:
-                self._store.delete(self._key(turn.index))
+                with suppress(StoreError):  # a claim that cannot be taken back runs out
+                    self._store.delete(self._key(turn.index))
 
     def forget_the_dead(self) -> None:
         """Remove claims on committed shards: of lanes that were killed and whose work others finished."""

@@ -7,6 +7,7 @@ in `groups.make`.
 import dataclasses
 import logging
 import time
+from contextlib import closing
 from functools import cached_property
 from typing import Any
 
@@ -87,8 +88,9 @@ class LaneRun:
             others=[index for index in range(self.prompt_set.num_shards) if index not in own],
             is_done=lambda index: self.find(index) is not None,
         )
-        with self.stage.reporter.progress(sum(map(self.num_wanted, self.own)), "images", sum(map(self.num_wanted, found))) as progress:
-            for turn in work:
+        total, done = (sum(map(self.num_wanted, indices)) for indices in (self.own, found))
+        with self.stage.reporter.progress(total, "images", done) as progress, closing(iter(work)) as turns:
+            for turn in turns:
                 self.make(turn, work, _ShardProgress(progress if turn.index in own else None, self.num_wanted(turn.index)))
             progress.find(progress.num_left)  # what others made of this lane's shards
         self.sheet.close()

@@ -54,7 +54,7 @@ def _grounds(reached: float, source: str, utilisation: float, guidance: float) -
     return [
         f"computed: {EVALUATION_TFLOP} TFLOP an evaluation of the denoiser, {DECODING_TFLOP} a decoding; guidance {guidance:g}",
         f"{how}: matrix products reach {reached:.0f} TFLOP/s{f', {why}' if why else ''}",
-        f"assumed: a lane reaches {utilisation:.0%} of that; a running lane reports its own (stablerep_generate_utilisation_ratio)",
-        "not included: retries, loading, the store, idle nodes. sd15_lcm4 needs generator.lora. A fast preset is not said to be equal to",
-        "the paper's: few steps cost diversity within a group.",
+        f"assumed: a lane reaches {100 * utilisation:g} % of that; a running lane reports its own (stablerep_generate_utilisation_ratio)",
+        "not included: retries, loading, the store, idle nodes. sd15_lcm4 needs generator.lora.",
+        "No fast preset is said to be equal to the paper's: few steps cost diversity within a group (stablerep compare-presets).",
     ]

@@ -5,6 +5,7 @@ from pathlib import Path
 import chaos
 import pytest
 
+from stablerep.groups.inspection import Policy
 from stablerep.store import Store
 
 
@@ -14,6 +15,16 @@ def test_kill_9_at_random_moments_over_four_lanes(tmp_path: Path, store: Store) 
     result = chaos.run(tmp_path, store, 8)
     assert result.num_kills == 8
     assert result.is_frugal, result.line()
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["drop", "regenerate"])
+def test_kill_9_while_images_are_taken_out_or_made_again(tmp_path: Path, store: Store, policy: Policy) -> None:
+    """A group that waits for images to be made again is in hand beside those of the running batch: more than one may be lost in a kill."""
+    result = chaos.run(tmp_path, store, 4, num_workers=2, policy=policy)
+    assert result.num_kills == 4
+    assert result.redone.total() <= 3 * 4, result.line()
 
 
 @pytest.mark.dist

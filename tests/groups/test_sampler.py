@@ -146,6 +146,43 @@ def test_batch_size_moves_a_pixel_by_one_level_at_most(sd: Path, scheduler: str)
     assert _largest(whole, single) <= 1
 
 
+def test_a_sliced_decoder_sees_one_image_at_a_time_and_gives_the_same(sd: Path) -> None:
+    seen: dict[bool, list[int]] = {}
+    images: dict[bool, Any] = {}
+    for is_vae_sliced in (False, True):
+        sampler = DiffusersSampler(sd, **(SETTINGS | {"num_inference_steps": 1}), is_vae_sliced=is_vae_sliced)
+        lengths = seen.setdefault(is_vae_sliced, [])
+        sampler._pipeline.vae.decoder.register_forward_hook(lambda _, inputs, __, lengths=lengths: lengths.append(len(inputs[0])))
+        images[is_vae_sliced] = sampler.sample(REQUESTS)
+    assert seen == {False: [6], True: [1] * 6}
+    assert _largest(images[True], images[False]) <= 1
+
+
+def test_compiled_parts_give_the_same_images_and_are_compiled_once(sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as for a GPU; the graphs are run as they are, because the compiler itself takes minutes."""
+    compile_module, counters = torch.nn.Module.compile, torch._dynamo.utils.counters
+    given: list[dict[str, Any]] = []
+
+    def traced(module: torch.nn.Module, **options: Any) -> None:
+        given.append(options)
+        compile_module(module, backend="eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    torch._dynamo.reset()
+    counters.clear()
+    settings = SETTINGS | {"num_inference_steps": 2}
+    sampler, plain = DiffusersSampler(sd, **settings, is_compiled=True), DiffusersSampler(sd, **settings)
+    assert given == [{"dynamic": False}] * 2, "denoiser and decoder"
+    assert sampler.tflop_per_image() == plain.tflop_per_image() > 0
+    assert counters["stats"]["unique_graphs"] == 0, "counting is no reason to compile for one image"
+    images = sampler.sample(REQUESTS)
+    num_graphs = counters["stats"]["unique_graphs"]
+    assert num_graphs >= 2
+    assert _largest(images, plain.sample(REQUESTS)) <= 1
+    sampler.sample(REQUESTS[::-1])
+    assert counters["stats"]["unique_graphs"] == num_graphs
+
+
 def test_images_of_a_group_differ(sd: Path) -> None:
     images = _images(sd)
     assert all(difference(x, y) > 5 for i, x in enumerate(images) for y in images[:i])

@@ -5,6 +5,7 @@
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,28 @@ class S3Server:
     access_key: str
     secret_key: str
     bucket: str
+    process: "subprocess.Popen[bytes]"
+    folder: Path
+
+    def accept(self, secret_key: str) -> None:
+        """From now on the key has this secret; returns when the server has taken it."""
+        _write_identity(self.folder, secret_key)
+        self.process.send_signal(signal.SIGHUP)
+        give_up_at = time.monotonic() + START_SECONDS
+        while self._is_accepted(self.secret_key) != (secret_key == self.secret_key):
+            if time.monotonic() > give_up_at:
+                raise RuntimeError("the S3 server does not take another secret")
+            time.sleep(0.1)
+
+    def _is_accepted(self, secret_key: str) -> bool:
+        import s3fs
+
+        client = s3fs.S3FileSystem(key=self.access_key, secret=secret_key, endpoint_url=self.endpoint, skip_instance_cache=True)
+        try:
+            client.cat_file(f"{self.bucket}/.ready")
+        except PermissionError:
+            return False
+        return True
 
     @property
     def environment(self) -> dict[str, str]:
@@ -43,15 +66,10 @@ class S3Server:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     folder = tmp_path_factory.mktemp("seaweedfs")
-    identity = {
-        "name": "tests",
-        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    _write_identity(folder, SECRET_KEY)
     process, port = _start(folder)
     try:
-        server = S3Server(f"http://127.0.0.1:{port}", ACCESS_KEY, SECRET_KEY, BUCKET)
+        server = S3Server(f"http://127.0.0.1:{port}", ACCESS_KEY, SECRET_KEY, BUCKET, process, folder)
         _make_bucket(server)
         yield server
     finally:
@@ -65,6 +83,15 @@ def s3_store_uri(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setenv(name, value)
     _forget_clients()
     return f"s3://{s3_server.bucket}/{uuid.uuid4().hex}"
+
+
+def _write_identity(folder: Path, secret_key: str) -> None:
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": secret_key}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
 
 
 def _start(folder: Path) -> tuple["subprocess.Popen[bytes]", int]:
