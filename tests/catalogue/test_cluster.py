@@ -17,7 +17,7 @@ from known_models import MODEL, SUITE, evaluation, reference
 from stablerep.catalogue import CaptionRow, GroupRow, ParquetCatalogue
 from stablerep.catalogue.tables import ENTITIES, TABLES, embeddings_table
 from stablerep.errors import ConfigError
-from stablerep.integrations.feast_cluster import STATE, VARIABLES, cluster_configuration, main, materialise
+from stablerep.integrations.feast_cluster import SMALL_BYTES, STATE, VARIABLES, cluster_configuration, copy_facts, main, materialise
 from stablerep.integrations.feast_definitions import ONLINE_STORE, import_feast
 from stablerep.integrations.feast_store import FeastCatalogue
 from stablerep.records import DatasetRef
@@ -51,6 +51,21 @@ def test_facts_go_online_once_though_every_pod_starts_empty(store: Store, tmp_pa
     assert answer["model_id"] == ["model-b"]
     assert {view.name for view in feast.list_feature_views()} == set(TABLES)
     assert {entity.name for entity in feast.list_entities()} >= {entity.name for entity in ENTITIES}
+
+
+def test_small_facts_are_copied_every_time_and_large_ones_when_their_size_differs(store: Store, tmp_path: Path) -> None:
+    copy = Store((tmp_path / "copy").as_uri())
+    for content in (b"1", b"2"):
+        store.write("catalogue/champions/a.parquet", content * SMALL_BYTES)
+        store.write("catalogue/groups/a.parquet", content * (SMALL_BYTES + 1))
+        store.write("catalogue/groups/a.txt", content)
+        copy_facts(store, copy)
+        assert copy.read("catalogue/champions/a.parquet") == content * SMALL_BYTES
+        assert copy.read("catalogue/groups/a.parquet") == b"1" * (SMALL_BYTES + 1)
+    store.write("catalogue/groups/a.parquet", b"3" * (SMALL_BYTES + 2))
+    copy_facts(store, copy)
+    assert copy.read("catalogue/groups/a.parquet") == b"3" * (SMALL_BYTES + 2)
+    assert copy.list("catalogue") == ["catalogue/champions/a.parquet", "catalogue/groups/a.parquet"]
 
 
 @pytest.fixture
@@ -93,8 +108,9 @@ def test_postgres_tells_what_parquet_tells(
         assert [neighbour.image for neighbour in found] == [neighbour.image for neighbour in expected]
         assert [n.distance for n in found] == pytest.approx([n.distance for n in expected], abs=1e-5)
     assert len(online.nearest(MODEL, "beside_text", [1.0] * 8, 3)) == 3
-    views = {view.name for view in online.feature_store().list_feature_views()}
-    assert views >= {*TABLES, embeddings_table(MODEL, "features").name}
+    views = {view.name: view.batch_source.path for view in online.feature_store().list_feature_views()}
+    assert views == {name: str(tmp_path / "pod-2" / "catalogue" / name) for name in views}, "the copy that was made last"
+    assert set(views) >= {*TABLES, embeddings_table(MODEL, "features").name}
     monkeypatch.setenv("POSTGRES_PASSWORD", "guessed")
     with pytest.raises(ConfigError, match=r"(?s)cannot reach PostgreSQL at .*password authentication failed.*correct the Secret"):
         main([store.uri, str(tmp_path / "pod-3")])
