@@ -3,9 +3,10 @@
     python benchmarks/telemetry.py [--steps 60] [--points-before 900] [--threads 2] [--seed 0]
 
 Real steps of recipe quickstart in one process (loader, towers, losses, AdamW; 64 captions x 4 images of 32 px), each reported to the real
-journal with all sinks: history file, progress file, Prometheus. The journal is the clock's only subject: the seconds inside its calls over
-the seconds of the whole loop. To be no kinder than the end of a long run, its history starts with `--points-before` points of every metric,
-which each write of the file writes again. Steps of a GPU recipe are as long or longer; reports of a long run are a thousand at most.
+journal with all sinks: history file, progress file, Prometheus. What training is held up: the seconds inside the journal's calls over
+the seconds of the whole loop. Files are written by a thread; its CPU time is a second row. To be no kinder than the end of a long run, the
+history starts with `--points-before` points of every metric, which each write of the file writes again. Steps of a GPU recipe are as long
+or longer; reports of a long run are a thousand at most.
 """
 
 import tempfile
@@ -34,6 +35,18 @@ PRETRAIN = RECIPES["quickstart"].pretrain
 NUM_GROUPS = 256
 
 
+class TimedStore(Store):
+    """A store, and the CPU seconds of the threads that write into it."""
+
+    cpu_seconds = 0.0
+
+    def write(self, key: str, data: bytes | str) -> None:
+        """Write, timed."""
+        started_at = time.thread_time()
+        super().write(key, data)
+        self.cpu_seconds += time.thread_time() - started_at
+
+
 class TimedJournal:
     """A journal, and the seconds spent in it."""
 
@@ -54,6 +67,10 @@ class TimedJournal:
         started_at = time.perf_counter()
         self._journal.flush()
         self.seconds += time.perf_counter() - started_at
+
+    def leave(self) -> None:
+        """Wait for the thread, untimed."""
+        self._journal.leave()
 
 
 def tokenizer_of(dataset: GroupDataset) -> CaptionTokenizer:
@@ -77,15 +94,17 @@ def filled_journal(runs: Store, num_before: int, num_steps: int) -> Journal:
     return Journal(runs, is_first=True, attempt="b", after_step=num_before, num_steps=num_steps, sinks=(sink,), log_every_seconds=60)
 
 
-def measure(folder: Path, num_steps: int, num_before: int, seed: int) -> tuple[float, TimedJournal]:
-    """Seconds of the loop, and the journal."""
+def measure(folder: Path, num_steps: int, num_before: int, seed: int) -> tuple[float, TimedJournal, float]:
+    """Seconds of the loop, the journal, and the CPU seconds of writing files."""
     store = Store(str(folder))
     reference = commit_groups(store, NUM_GROUPS, 6, 64, pictures(64, 32, "PNG", is_grey=True), "png")
     dataset = GroupDataset(store, reference)
     tokenizer = tokenizer_of(dataset)
     engine = build_engine(PRETRAIN, model_spec(PRETRAIN, tokenizer), Processes(0, 1, torch.device("cpu")))
     loader = loader_of(dataset, tokenizer, PRETRAIN, seed)
-    journal = TimedJournal(filled_journal(store.at("runs/benchmark"), num_before, num_before + num_steps))
+    runs = TimedStore(store.uri_of("runs/benchmark"))
+    journal = TimedJournal(filled_journal(runs, num_before, num_before + num_steps))
+    runs.cpu_seconds = 0.0
     batches: Iterator[Batch] = loader.batches(num_before, num_steps + 2)
     for _ in range(2):  # libraries and buffers
         engine.step(next(batches), 1e-4)
@@ -97,7 +116,9 @@ def measure(folder: Path, num_steps: int, num_before: int, seed: int) -> tuple[f
         journal.step(num_before + done, losses, 1e-4, result.gradient_norm, num_images, loader.data_wait_seconds)
         if done % PRETRAIN.checkpoint_every_steps == 0:
             journal.flush()
-    return time.perf_counter() - started_at, journal
+    seconds = time.perf_counter() - started_at
+    journal.leave()
+    return seconds, journal, runs.cpu_seconds
 
 
 def main() -> None:
@@ -110,9 +131,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
-        seconds, journal = measure(Path(name), options.steps, options.points_before, options.seed)
+        seconds, journal, cpu_seconds = measure(Path(name), options.steps, options.points_before, options.seed)
     step_ms, cost_ms = 1000 * seconds / options.steps, 1000 * journal.seconds / options.steps
-    row = Row(
+    held_up = Row(
         "metrics, share of a training step",
         f"{cost_ms:.2f} ms a step (calls: median {1000 * median(journal.calls):.2f}, longest {1000 * max(journal.calls):.1f})",
         f"step of recipe quickstart, {step_ms:.0f} ms",
@@ -121,13 +142,20 @@ def main() -> None:
         0.2,
         is_most=True,
     )
+    aside = Row(
+        "CPU time of writing files, in a thread",
+        f"{1000 * cpu_seconds / options.steps:.2f} ms a step",
+        f"step of recipe quickstart, {step_ms:.0f} ms",
+        100 * cpu_seconds / seconds,
+        "%",
+    )
     command = f"python benchmarks/telemetry.py --steps {options.steps} --points-before {options.points_before}"
     setting = (
         f"{options.steps} steps of {PRETRAIN.captions_per_batch} captions x {PRETRAIN.images_per_caption} images, every one reported "
         f"to history, progress and Prometheus, {options.points_before} points of each metric before them, a checkpoint's flush every "
         f"{PRETRAIN.checkpoint_every_steps} steps, seed {options.seed}, {options.threads} threads, wall time."
     )
-    write("telemetry", "Metrics", command, setting, [row], [], options)
+    write("telemetry", "Metrics", command, setting, [held_up, aside], [], options)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from stablerep.errors import DataError
 from stablerep.store import Store
 from stablerep.telemetry import Metric
+from stablerep.training.aside import WritesAside
 from stablerep.typed import decode
 
 log = logging.getLogger("stablerep")
@@ -40,7 +41,7 @@ class History:
         store: the prefix of the run.
         key: of the file.
         after_step: later points of an earlier attempt are dropped.
-        flush_seconds: the most that a kill can lose before the next checkpoint; the file is rewritten whole.
+        flush_seconds: the most that a kill can lose before the next checkpoint; the file is rewritten whole, in a thread.
         clock: Unix time.
 
     Attributes:
@@ -50,31 +51,44 @@ class History:
     def __init__(
         self, store: Store, key: str, *, after_step: int, flush_seconds: float = 15.0, clock: Callable[[], float] = time.time
     ) -> None:
-        self._store, self._key, self._flush_seconds, self._clock = store, key, flush_seconds, clock
+        self._key, self._flush_seconds, self._clock, self._writes = key, flush_seconds, clock, WritesAside(store)
         self.step = after_step
         self._points = [point for point in read_history(store, key) if point.step <= after_step]
-        self._lines = [_line(point) for point in self._points]
+        self._content = bytearray(b"".join(_line(point) for point in self._points))
         self._flushed_at = clock()
 
     def report(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
-        """Append one point; metrics of other subsystems are left to other sinks."""
+        """Append one point; metrics of other subsystems are left to other sinks.
+
+        Raises:
+            StoreError: what was reported earlier cannot be written.
+        """
         if not metric.name.startswith(_PREFIX):
             return
+        now = self._clock()
         finite = value if abs(value) < float("inf") else None
-        point = Point(metric.name, self.step, round(self._clock(), 3), finite, labels)
+        point = Point(metric.name, self.step, round(now, 3), finite, labels)
         self._points.append(point)
-        self._lines.append(_line(point))
-        if self._clock() - self._flushed_at >= self._flush_seconds:
-            self.close()
+        self._content += _line(point)
+        if now - self._flushed_at >= self._flush_seconds:
+            self._begin_write(now)
 
     def close(self) -> None:
-        """Write all points.
+        """Write all points, and wait for that.
 
         Raises:
             StoreError: the store cannot be written.
         """
-        self._flushed_at = self._clock()
-        self._store.write(self._key, "".join(line + "\n" for line in self._lines))
+        self._begin_write(self._clock())
+        self._writes.finish()
+
+    def wait(self) -> None:
+        """Wait until nothing is being written."""
+        self._writes.wait()
+
+    def _begin_write(self, now: float) -> None:
+        self._flushed_at = now
+        self._writes.write(self._key, bytes(self._content))
 
     def mean_of_last(self, metric: str, share: float = 0.1, **labels: str) -> float | None:
         """Mean over the last `share` of the points of a metric; None when it has none."""
@@ -99,5 +113,5 @@ def series(points: Iterable[Point], metric: str, **labels: str) -> list[tuple[in
     return [(point.step, point.value) for point in points if point.metric == metric and point.labels == labels and point.value is not None]
 
 
-def _line(point: Point) -> str:
-    return json.dumps(asdict(point), sort_keys=True)
+def _line(point: Point) -> bytes:
+    return json.dumps(vars(point), sort_keys=True).encode() + b"\n"

@@ -2,6 +2,7 @@
 
 A run of many steps is written down at about a thousand of them, always the same ones, so that a continued run has the points of an
 undisturbed one. Losses and gradient norms are those of the step; throughput and data waits are over the interval since the last point.
+Files are written in a thread, except before a checkpoint, which waits for them.
 """
 
 import logging
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from stablerep.errors import StoreError
 from stablerep.store import Store
 from stablerep.telemetry import Reporter, Sink
+from stablerep.training.aside import WritesAside
 from stablerep.training.history import History
 from stablerep.training.state import METRICS_KEY, PROGRESS_KEY, RunProgress
 
@@ -49,7 +51,7 @@ class Journal:
         progress_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._runs, self._attempt, self._num_steps, self._clock = runs, attempt, num_steps, clock
+        self._writes, self._attempt, self._num_steps, self._clock = WritesAside(runs), attempt, num_steps, clock
         self._every_steps = max(1, num_steps // _MOST_POINTS)
         self._history = History(runs, METRICS_KEY, after_step=after_step) if is_first else None
         self._reporter = Reporter("pretrain", (self._history, *sinks)) if self._history else None
@@ -101,10 +103,21 @@ class Journal:
         return {("loss" if term == "total" else f"{term}_loss"): value for term, value in means.items() if value is not None}
 
     def flush(self) -> None:
-        """Write history and progress now."""
+        """Write history and progress now, and wait for that.
+
+        Raises:
+            StoreError: the history cannot be written.
+        """
         if self._history is not None:
             self._history.close()
             self._write_progress()
+            self._keep_progress(self._writes.finish)
+
+    def leave(self) -> None:
+        """Wait for what is being written, before an error ends the process."""
+        self._writes.wait()
+        if self._history is not None:
+            self._history.wait()
 
     def checkpoint(self, step: int, seconds: float) -> None:
         """Note that the checkpoint of a step is committed."""
@@ -136,7 +149,10 @@ class Journal:
     def _write_progress(self) -> None:
         step = int(self._last.get("step", self._start_step))
         progress = RunProgress(self._attempt, step, self._num_steps, round(time.time(), 3), self._last)
+        self._keep_progress(lambda: self._writes.write(PROGRESS_KEY, progress.to_json().encode()))
+
+    def _keep_progress(self, write: Callable[[], None]) -> None:
         try:
-            self._runs.write(PROGRESS_KEY, progress.to_json())
+            write()
         except StoreError as error:
             log.warning("progress is not kept: %s", error)

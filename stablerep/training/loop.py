@@ -102,6 +102,7 @@ def train(job: Job, make_journal: Callable[[int], Journal]) -> CheckpointRecord:
         return _steps(job, journal, saves, start, record)
     finally:
         saves.leave()
+        journal.leave()
 
 
 def _steps(job: Job, journal: Journal, saves: BackgroundSaves, start: int, record: CheckpointRecord | None) -> CheckpointRecord:

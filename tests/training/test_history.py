@@ -37,6 +37,7 @@ def test_flushes_by_the_clock(store: Store) -> None:
     assert read_history(store, "m") == []
     now[0] = 10.0
     _write(history, range(2, 3))
+    history.wait()
     assert [point.step for point in read_history(store, "m")] == [1, 1, 2]
 
 

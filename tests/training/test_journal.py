@@ -59,6 +59,7 @@ def test_progress_is_written_every_second(store: Store) -> None:
     for step, now in ((1, 0.0), (2, 0.5), (3, 1.0)):
         clock.now = now
         journal.step(step, LOSSES, 1e-3, 1.0, 1, 0.0)
+        journal.leave()
         progress = json.loads(store.read_text("progress.json"))
         assert progress["step"] == (1 if step < 3 else 3)
     assert progress["metrics"]["loss_text"] == 1.0
