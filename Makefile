@@ -8,7 +8,7 @@ ROLES ?=
 BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 SETS = $(foreach pair,$(SET),--set $(pair))
-RUN = $(BIN)/python -m pipelines.run_local --recipe $(RECIPE) $(SETS) $(if $(STORE),--store $(STORE))
+RUN = $(BIN)/stablerep run --recipe $(RECIPE) $(SETS) $(if $(STORE),--store $(STORE))
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,7 +54,7 @@ bench-endpoint: .venv/ready  ## the endpoint against the plain KServe way, and 1
 	$(BIN)/python benchmarks/endpoint.py
 
 paper-trends: .venv/ready  ## the paper's comparisons on three generators: docs/results.md (hours on a busy machine; goes on where it was)
-	$(BIN)/python benchmarks/paper_trends.py
+	@$(BIN)/stablerep run --recipe paper_trends
 
 ##@ build
 compile: .venv/ready  ## compile the pipelines for Kubeflow, and pin images in manifests, from images/images.lock

@@ -1,6 +1,8 @@
 """The paper's comparisons in little: every method on three generators with three training seeds, and the page docs/results.md.
 
-    python benchmarks/paper_trends.py [--work build/paper_trends] [--workers 2]     run what is missing, then write results and page
+    stablerep run --recipe paper_trends [-- --workers 2]                            run what is missing, then write results and page
+    python benchmarks/paper_trends.py [--work build/paper_trends] [--workers 2]     the same
+    python benchmarks/paper_trends.py --known benchmarks/results/paper_trends.json  the same, but cells of that file count as run
     python benchmarks/paper_trends.py --only-page                                   the page again, from the committed results
 
 It is a trend check, not a reproduction (docs/results.md says what is compared). Every cell is one file under `--work`; killed at any moment
@@ -38,11 +40,16 @@ def work_on(cell: Cell, study: Study, work: Path) -> str:
     from trends.cell import run_cell
     from trends.pools import write_json
 
-    path = work / "cells" / f"{cell.key}.json"
+    path = cell_path(cell, work)
     if not path.exists():
         one_thread()
         write_json(path, run_cell(cell, study, work))
     return cell.key
+
+
+def cell_path(cell: Cell, work: Path) -> Path:
+    """Where the result of a cell is kept."""
+    return work / "cells" / f"{cell.key}.json"
 
 
 def make(pool: Any, study: Study, work: Path) -> str:
@@ -85,18 +92,21 @@ def run(study: Study, work: Path, num_workers: int) -> None:
         pool = stack.enter_context(ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"))) if num_workers else None
         spread_out = pool.map if pool else map
 
+        def is_missing(cell: Cell) -> bool:
+            return not cell_path(cell, work).exists()
+
         def do(what: str, jobs: Sequence[Callable[[], str]]) -> None:
             started_at = time.monotonic()
             for number, key in enumerate(spread_out(_call, jobs), 1):
                 print(f"{time.strftime('%H:%M:%S')} {what} {number}/{len(jobs)} {key} ({time.monotonic() - started_at:.0f} s)", flush=True)
 
-        choosing = list(choose_cells(study))
+        choosing = list(filter(is_missing, choose_cells(study)))
         do("pool", [partial(make, pool, study, work) for pool in dict.fromkeys(cell.pool for cell in choosing)])
         do("choose", [partial(work_on, cell, study, work) for cell in choosing])
         cells = list(scored_cells(study, chosen_rates(study, work)))
         do("floor", [partial(floor, study, work)])
         for first, last in waves(cells):
-            wave = cells[first:last]
+            wave = list(filter(is_missing, cells[first:last]))
             do("pool", [partial(make, pool, study, work) for pool in dict.fromkeys(cell.pool for cell in wave)])
             do("cell", [partial(work_on, cell, study, work) for cell in wave])
 
@@ -115,22 +125,39 @@ def chosen_rates(study: Study, work: Path) -> dict[str, float]:
     """The learning rates, from the choose cells that are done."""
     scores: dict[tuple[str, float], float] = {}
     for cell in choose_cells(study):
-        path = work / "cells" / f"{cell.key}.json"
+        path = cell_path(cell, work)
         if path.exists():
             scores[cell.method, cell.lr] = json.loads(path.read_text(encoding="utf-8"))["scores"][HEADLINE]
     return choose(scores)
 
 
-def gather(work: Path) -> dict[str, Any]:
-    """All results in one document."""
+def restore(known: dict[str, Any], work: Path) -> None:
+    """Put cells of a results file where cells are looked for, so that only others are run. Pools are made again where one is needed."""
+    from trends.pools import write_json
+
+    files = {"floor": known["floor"], **{f"cells/{key}": cell for key, cell in known["cells"].items()}}
+    for name, value in files.items():
+        path = work / f"{name}.json"
+        if value and not path.exists():
+            write_json(path, value)
+
+
+def gather(work: Path, known: dict[str, Any] | None = None) -> dict[str, Any]:
+    """All results in one document.
+
+    Args:
+        work: where results are kept.
+        known: an earlier document; of its pools, those that were not made again are kept.
+    """
 
     def read(folder: str) -> dict[str, Any]:
         return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((work / folder).glob("*.json"))}
 
-    path = work / "floor.json"
+    path, pools = work / "floor.json", dict[str, Any](known["pools"] if known else {})
+    pools |= {key: {"pool": made["pool"], "facts": made["facts"]} for key, made in read("pools").items()}
     return {
         "cells": read("cells"),
-        "pools": {key: {"pool": made["pool"], "facts": made["facts"]} for key, made in read("pools").items()},
+        "pools": pools,
         "floor": json.loads(path.read_text(encoding="utf-8")) if path.exists() else {},
     }
 
@@ -140,16 +167,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=PROJECT / "build" / "paper_trends", help="where cells, pools and generators are kept")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each (default: 2)")
+    parser.add_argument("--known", type=Path, help="a results file whose cells count as run")
     parser.add_argument("--only-gather", action="store_true", help="train nothing: results and page of the cells that are done")
     parser.add_argument("--only-page", action="store_true", help="train nothing and read no cell: the page from the results file")
     parser.add_argument("--tiny", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args(arguments)
+    known = json.loads(options.known.read_text(encoding="utf-8")) if options.known else None
+    if known:
+        restore(known, options.work)
     if not (options.only_gather or options.only_page):
         run(TINY if options.tiny else Study(), options.work, options.workers)
     if not options.only_page:
-        text = json.dumps(gather(options.work), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(gather(options.work, known), sort_keys=True, separators=(",", ":"))
         options.results.parent.mkdir(parents=True, exist_ok=True)
         options.results.write_text(text.replace('},"', '},\n"') + "\n", encoding="utf-8")
     from trends.page import write_page

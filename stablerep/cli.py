@@ -70,6 +70,10 @@ def _run(options: argparse.Namespace) -> int:
         from stablerep.stages.context import configured
 
         print(recipe_json(configured(options.recipe, overrides)))
+    elif options.command == "run":
+        from stablerep.stages.run_here import run_here
+
+        run_here(options.recipe, options.set, options.store, options.words)
     elif options.command == "plan":
         from stablerep.stages.plan import plan_table
 
@@ -140,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="stablerep",
         formatter_class=_Help,
         description="Captions in, a served vision encoder out. Each verb is one stage of the pipeline and continues from what the "
-        "earlier stages left in the store; `make run` runs them all.",
+        "earlier stages left in the store; `stablerep run` runs them all.",
     )
     parser.add_argument("--version", action="version", version=f"stablerep {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="VERB")
@@ -153,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
             _add_preflight(command)
         if "dataset" in INPUTS[name]:
             command.add_argument("--dataset", default="", metavar="ID", help="a curated data set (default: what commit left in the ledger)")
+    _add_run(_add(commands, "run", "run everything on this machine, from a checkout: the pipeline, or the study of recipe paper_trends"))
     _add_store(_add(commands, "serve", "serve the promoted encoder in the foreground"))
     _add_store(_add(commands, "stop", "stop the endpoint that a run left in the background"))
     _add_views(commands)
@@ -168,6 +173,11 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", formatter_class=_Help, help=text, description=f"{text.capitalize()}.")
     doctor.add_argument("--role", default="", help="an image of images/, or all (default: STABLEREP_ROLE, which each image sets, else all)")
     return parser
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("words", nargs="*", metavar="WORD", help="after --, for the program that runs it, as in `-- --help`")
+    _add_store(command, "")
 
 
 def _add_plan(command: argparse.ArgumentParser) -> None:
@@ -263,7 +273,7 @@ def _add_convert(commands: Any) -> None:
 
 def _add_store(command: argparse.ArgumentParser, folder: str = "build/store") -> None:
     default = os.environ.get("STABLEREP_STORE", folder)
-    command.add_argument("--store", default=default, help=f"folder or URI: file://, s3://, gs:// (default: {default})")
+    command.add_argument("--store", default=default, help=f"folder or URI: file://, s3://, gs:// (default: {default or 'under build/'})")
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def _intro(results: Results, study: Study) -> str:
     minutes = sum(result["cpu_seconds"] for result in results.cells) / 60
     return f"""# Results: the paper's comparisons in little
 
-Made by `make paper-trends` (`benchmarks/paper_trends.py`) from
+Made by `stablerep run --recipe paper_trends` (`benchmarks/paper_trends.py`) from
 [benchmarks/results/paper_trends.json](../benchmarks/results/paper_trends.json); no number on this page was typed in. **This is a
 trend check, not a reproduction**: handwritten digits instead of photographs, generators of a million parameters that were fitted on
 digits of the same kind, captions that name the digit, {study.views_per_step} views a step instead of 8,256. It can say whether the
