@@ -61,30 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     overrides = shlex.join(getattr(options, "set", []))
-    if options.command == "recipes":
-        from stablerep.config import RECIPES
-
-        print("\n".join(f"{name:20} {recipe.description}" for name, recipe in RECIPES.items()))
-    elif options.command == "show":
-        from stablerep.config import recipe_json
-        from stablerep.stages.context import configured
-
-        print(recipe_json(configured(options.recipe, overrides)))
-    elif options.command == "run":
+    if options.command == "run":
         from stablerep.stages.run_here import run_here
 
         run_here(options.recipe, options.set, options.store, options.words)
-    elif options.command == "plan":
-        from stablerep.stages.plan import plan_table
-
-        numbers = {name: getattr(options, name) for name in ("captions", "gpu", "price", "num_gpus", "utilisation")}
-        print(plan_table(options.recipe, overrides, **numbers))
-    elif options.command == "compare-presets":
-        from stablerep.stages.compare_presets import compare_presets, table, to_json
-
-        numbers = {name: getattr(options, name) for name in ("first", "second", "captions", "steps", "seeds")}
-        found = compare_presets(options.recipe, overrides, options.store, **numbers)
-        print(to_json(found) if options.json else table(found))
     elif options.command == "serve":
         from stablerep.stages.serve import run
 
@@ -115,13 +95,38 @@ def _run(options: argparse.Namespace) -> int:
         checks = examine(options.role)
         print(table(checks))
         require_green(checks)
-    elif (said := run_command(options)) is not None:
+    elif (said := _looked_up(options, overrides)) is not None or (said := run_command(options)) is not None:
         print(said)
     else:
         from stablerep.stages.dispatch import run_stage
 
         print(run_stage(options.command, options.recipe, overrides, options.store, **_extra(options)))
     return 0
+
+
+def _looked_up(options: argparse.Namespace, overrides: str) -> str | None:
+    """What a verb that only tells something says; None for other verbs."""
+    if options.command == "recipes":
+        from stablerep.config import RECIPES
+
+        return "\n".join(f"{name:20} {recipe.description}" for name, recipe in RECIPES.items())
+    if options.command == "show":
+        from stablerep.config import recipe_json
+        from stablerep.stages.context import configured
+
+        return recipe_json(configured(options.recipe, overrides))
+    if options.command == "plan":
+        from stablerep.stages.plan import plan_table
+
+        numbers = {name: getattr(options, name) for name in ("captions", "gpu", "price", "num_gpus", "utilisation")}
+        return plan_table(options.recipe, overrides, **numbers)
+    if options.command == "compare-presets":
+        from stablerep.stages.compare_presets import compare_presets, table, to_json
+
+        numbers = {name: getattr(options, name) for name in ("first", "second", "captions", "steps", "seeds")}
+        found = compare_presets(options.recipe, overrides, options.store, **numbers)
+        return to_json(found) if options.json else table(found)
+    return None
 
 
 def _extra(options: argparse.Namespace) -> dict[str, Any]:
