@@ -48,9 +48,9 @@ def forest(marks: Sequence[Mark], unit: str, zero: float | None = None) -> str:
 
 
 def lines(series: Sequence[tuple[str, Sequence[tuple[str, Mark]]]], axis: str, unit: str) -> str:
-    """Lines over named places of the horizontal axis, with a light line for each replicate behind them."""
+    """Lines over named places of the horizontal axis with intervals, and a light line for each replicate where all have all places."""
     places = list(dict.fromkeys(place for _, points in series for place, _ in points))
-    ends = [end for _, points in series for _, mark in points for end in (*mark.dots, mark.mean)]
+    ends = [end for _, points in series for _, mark in points for end in (*(mark.interval or ()), *mark.dots, mark.mean)]
     low, high = _limits(ends)
     width, height, left, right, top, bottom = 760, 320, 52, 190, 14, 48
 
@@ -66,14 +66,16 @@ def lines(series: Sequence[tuple[str, Sequence[tuple[str, Mark]]]], axis: str, u
     parts.append(_text((left + width - right) / 2, height - 8, f"{axis}; {unit}", _SOFT, "middle"))
     for number, (title, points) in enumerate(series):
         colour = COLOURS[number % len(COLOURS)]
-        count = min((len(mark.dots) for _, mark in points), default=0)
-        for k in range(count):
+        counts = {len(mark.dots) for _, mark in points}
+        for k in range(counts.pop() if len(counts) == 1 else 0):
             way = " ".join(f"{x(place):.1f},{y(mark.dots[k]):.1f}" for place, mark in points)
             parts.append(f'<polyline points="{way}" fill="none" stroke="{colour}" opacity="0.3"/>')
         way = " ".join(f"{x(place):.1f},{y(mark.mean):.1f}" for place, mark in points)
         parts.append(f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="2.4"/>')
+        parts += [_pole(x(place), y(mark.interval[0]), y(mark.interval[1]), colour) for place, mark in points if mark.interval]
         parts += [f'<circle cx="{x(place):.1f}" cy="{y(mark.mean):.1f}" r="4" fill="{colour}"/>' for place, mark in points]
-        parts.append(_text(width - right + 12, y(points[-1][1].mean) + 4, title, colour, "start"))
+        last, mark = points[-1]
+        parts.append(_text(width - right + 12 if last == places[-1] else x(last) + 10, y(mark.mean) + 4, title, colour, "start"))
     return _svg(width, height, f"{unit} against {axis}", parts)
 
 
@@ -92,6 +94,11 @@ def _ticks(low: float, high: float) -> list[float]:
 def _rod(start: float, end: float, y: float, colour: str) -> str:
     ends = "".join(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 5:.1f}" y2="{y + 5:.1f}" stroke="{colour}"/>' for x in (start, end))
     return f'<line x1="{start:.1f}" x2="{end:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}" stroke-width="1.6"/>{ends}'
+
+
+def _pole(x: float, low: float, high: float, colour: str) -> str:
+    ends = "".join(f'<line x1="{x - 5:.1f}" x2="{x + 5:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}"/>' for y in (low, high))
+    return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}" stroke="{colour}" stroke-width="1.6"/>{ends}'
 
 
 def _text(x: float, y: float, text: str, colour: str, anchor: str) -> str:

@@ -292,16 +292,20 @@ def _images(results: Results, study: Study, figures: dict[str, str]) -> str:
         )
     if not any(first_seed[number] for number in study.numbers_of_images):
         return _missing("Images of a caption in a batch")
-    base = first_seed[study.images_in_batch]
+    base, changes = first_seed[study.images_in_batch], dict[str, Spread]()
     for number, answers in sorted(first_seed.items()):
         if not answers:
             continue
         found = spread(answers)
         title = "1 (two views: SimCLR)" if number == 1 else str(number)
-        change = "-" if answers is base else interval(spread(answers, base), is_signed=True)
+        if answers is not base:
+            changes[f"m = {number}"] = spread(answers, base)
+        change = interval(changes[f"m = {number}"], is_signed=True) if answers is not base else "-"
         rows.append((title, study.views_per_step // max(number, 2), interval(found), change, basis(found)))
-        points.append((f"m = {number}", _mark(title, found)))
-    figures["images"] = lines([("StableRep", points)], "images of a caption in a batch", "accuracy with 5 labels a class, %")
+        points.append((f"m = {number}", _mark(title, found, COLOURS[number == 1])))
+    groups, alone = [point for point in points if point[0] != "m = 1"], [point for point in points if point[0] == "m = 1"]
+    series = [(name, some) for name, some in (("StableRep", groups), ("SimCLR", alone)) if some]
+    figures["images"] = lines(series, "images of a caption in a batch", "accuracy with 5 labels a class, %")
     head = [
         "images of a caption, m",
         "captions in a batch",
@@ -312,12 +316,24 @@ def _images(results: Results, study: Study, figures: dict[str, str]) -> str:
     return f"""## Images of a caption in a batch
 
 At a fixed budget of {study.views_per_step} views a step, one training seed, the learning rate that was chosen for
-m = {study.images_in_batch}. m = 1 has no other image of its caption to agree with; its row is SimCLR, two views of one image.
-No trend is claimed.
+m = {study.images_in_batch} alone (which may favour it). m = 1 has no other image of its caption to agree with; its row is SimCLR, two
+views of one image.
 
 {table(head, rows)}
 
+{_told_apart(changes, f"m = {study.images_in_batch}")}
+
 ![Accuracy against images of a caption](images/paper_trends_images.svg)"""
+
+
+def _told_apart(changes: Mapping[str, Spread], base: str) -> str:
+    """Which settings differ from `base` by more than their intervals."""
+    better = [name for name, change in changes.items() if change.has_interval and change.low > 0]
+    worse = [name for name, change in changes.items() if change.has_interval and change.high < 0]
+    rest = [name for name in changes if name not in better and name not in worse]
+    parts = [f"{', '.join(names)} {word}" for names, word in ((better, "better"), (worse, "worse")) if names]
+    parts += [f"no difference for {', '.join(rest)} is larger than its interval"] if rest else []
+    return f"Against {base}: {'; '.join(parts)}."
 
 
 def _guidance(results: Results, study: Study, figures: dict[str, str]) -> str:
@@ -326,22 +342,28 @@ def _guidance(results: Results, study: Study, figures: dict[str, str]) -> str:
 
     if not any(of(guidance) for guidance in study.guidances if guidance != 2):
         return _missing("Guidance")
-    base = of(2.0)
+    base, changes = of(2.0), dict[str, Spread]()
     rows, points = list[Sequence[object]](), list[tuple[str, Mark]]()
     for guidance in sorted(study.guidances):
         if answers := of(guidance):
             found = spread(answers)
             facts = [results.facts(study.small_pool(k, guidance)) for k in answers]
-            change = "-" if guidance == 2 or not set(base) & set(answers) else interval(spread(answers, base), is_signed=True)
+            if guidance != 2 and set(base) & set(answers):
+                changes[f"guidance {guidance:g}"] = spread(answers, base)
+            difference = changes.get(f"guidance {guidance:g}")
+            change = interval(difference, is_signed=True) if difference else "-"
             rows.append((f"{guidance:g}", *_mean_facts(facts), interval(found), change, basis(found)))
             points.append((f"{guidance:g}", _mark(f"{guidance:g}", found)))
     figures["guidance"] = lines([("StableRep", points)], "guidance", "accuracy with 5 labels a class, %")
     head = ["guidance", "agreement, %", "group purity, %", "distance in a group", "StableRep, 5 labels", "against 2", "generators x seeds"]
     return f"""## Guidance
 
-Pools of {study.images_in_small_pool} images a caption, everything else as above.
+Pools of {study.images_in_small_pool} images a caption (half of those above, so rows are compared with each other only), one training
+seed, the learning rate that was chosen with guidance 2.
 
 {table(head, rows)}
+
+{_told_apart(changes, "guidance 2")}
 
 ![Accuracy against guidance](images/paper_trends_guidance.svg)"""
 

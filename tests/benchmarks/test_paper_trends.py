@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import paper_trends
 import pytest
-from trends.page import Results, unpacked, verdict, write_page
+from trends.page import Results, _told_apart, unpacked, verdict, write_page
 from trends.plan import METHODS, RECIPE, TINY, Cell, Pool, Study, choose, choose_cells, learning_rate, scored_cells, words_of
 from trends.pools import make_pool, without_class
 from trends.spread import Spread
@@ -54,6 +54,16 @@ def test_what_is_done_is_not_done_again_and_what_is_lost_is_made_the_same(work: 
     for key, value in again.items():
         assert value["answers"] == before[key]["answers"]
         assert value["loss"] == before[key]["loss"]
+
+
+@pytest.mark.slow
+def test_cells_of_a_results_file_are_not_run_again(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, files = tmp_path / "r.json", ["--results", str(tmp_path / "again.json"), "--page", str(tmp_path / "results.md")]
+    known.write_text(json.dumps(paper_trends.gather(work)))
+    monkeypatch.setattr("trends.cell.run_cell", lambda *_: pytest.fail("a known cell was run"))
+    monkeypatch.setattr("trends.pools.make_pool", lambda *_: pytest.fail("a pool was made that nobody needs"))
+    assert paper_trends.main(["--work", str(tmp_path / "new"), "--known", str(known), "--tiny", "--workers", "0", *files]) == 0
+    assert json.loads((tmp_path / "again.json").read_text()) == json.loads(known.read_text())
 
 
 @pytest.mark.slow
@@ -151,6 +161,15 @@ def test_captions_lose_their_class_and_nothing_else(caption: str, expected: str)
 )
 def test_verdicts(mean: float, low: float, high: float, expected: str) -> None:
     assert verdict(Spread(mean, low, high, (mean,), (1,), 0.0)) == expected
+
+
+def test_settings_that_differ_are_told_from_those_that_do_not() -> None:
+    changes = {
+        name: Spread(0.0, low, high, (0.0,), (1,), 0.0) for name, low, high in (("a", 0.1, 0.2), ("b", -0.2, -0.1), ("c", -0.1, 0.1))
+    }
+    changes["d"] = Spread(0.0, -float("inf"), float("inf"), (0.0,), (1,), 0.0)
+    assert _told_apart(changes, "x") == "Against x: a better; b worse; no difference for c, d is larger than its interval."
+    assert _told_apart({"a": changes["a"]}, "x") == "Against x: a better."
 
 
 def test_committed_results_make_the_committed_page(tmp_path: Path) -> None:

@@ -2,21 +2,24 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 from stablerep.captions.derived import class_of_caption
 from stablerep.captions.packaged import caption_corpus, load_packaged
 from stablerep.errors import CheckpointError, ConfigError, DataError, DivergenceError
+from stablerep.groups.diffusers_pipeline import PromptEncoder
 from stablerep.groups.embedded_models import embedded_path
 from stablerep.groups.fit import FitReport, fit_generator, golden_losses
 from stablerep.groups.fit_models import build_text_encoder, build_vae, make_grey, signal_and_noise, standardise_latents
 from stablerep.groups.fit_tokenizer import END_TOKEN, build_tokenizer
-from stablerep.groups.fit_training import FitSettings, batch_indices, learning_rate
+from stablerep.groups.fit_training import DenoiserPhase, FitSettings, batch_indices, learning_rate
 
 TINY = FitSettings(batch_size=8, vae_channels=(8, 8, 8), unet_channels=(8, 16), text_width=8, warmup_steps=2)
 
@@ -105,6 +108,28 @@ def test_seed_settings_and_captions_decide_the_result(whole: FitReport, tmp_path
     dropped = _fit(tmp_path / "dropout", settings=FitSettings(**{**vars(TINY), "caption_dropout": 1.0}))
     assert dropped.vae_losses == whole.vae_losses
     assert dropped.losses != whole.losses
+
+
+def test_training_drops_captions_to_the_null_prompt_of_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trap 15: the tokens that stand for no caption are those that guidance asks for."""
+    trained, asked = list[torch.Tensor](), list[torch.Tensor]()
+    step = DenoiserPhase.step
+
+    def watched(phase: DenoiserPhase, number: int) -> float:
+        handle = phase.text_encoder.register_forward_pre_hook(lambda _, arguments: trained.extend(arguments[0]))
+        try:
+            return step(phase, number)
+        finally:
+            handle.remove()
+
+    monkeypatch.setattr(DenoiserPhase, "step", watched)
+    report = _fit(tmp_path / "model", 1, 2, settings=replace(TINY, caption_dropout=1.0))
+    pipeline = StableDiffusionPipeline.from_pretrained(report.folder, safety_checker=None)
+    pipeline.text_encoder.register_forward_pre_hook(lambda _, arguments: asked.extend(arguments[0]))
+    PromptEncoder(pipeline, "", 2.0)
+    assert len(trained) == 2 * TINY.batch_size
+    assert asked
+    assert all(torch.equal(tokens_T, asked[-1]) for tokens_T in trained + asked)
 
 
 def test_the_global_random_state_is_left_alone(tmp_path: Path) -> None:

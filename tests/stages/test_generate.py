@@ -83,7 +83,10 @@ def test_reports_data_set_and_telemetry(model: str, store: Store) -> None:
     assert (second.num_shards, second.num_images, second.num_images_made) == (2, 18, 0)
     dataset = write_manifest(store, first.dataset_id, prompt_set, GeneratorRef.from_json(model), 3, {})
     assert (dataset.num_groups, dataset.num_images) == (14, 42)
-    group = GroupDataset(store, dataset).group(5)
+    groups = GroupDataset(store, dataset)
+    images = [image for position in range(groups.num_groups) for image in groups.group(position).images]
+    assert len(set(images)) == 42, "no two images are the same, whichever lane made them"
+    group = groups.group(5)
     assert len(group.images) == 3
     assert group.metadata == {"noise_indices": [0, 1, 2]}
     record = find_shard(store, first.dataset_id, 0, verify=True)
