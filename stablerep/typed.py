@@ -6,7 +6,9 @@ Unknown keys, missing fields and wrong types raise ValueError with the dotted pa
 
 import dataclasses
 import difflib
+import json
 import types
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -49,6 +51,15 @@ def convert(kind: Any, value: Any, where: str) -> Any:
         items = cast("list[Any]", value)
         return cast("Any", origin)(convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(items))
     return _scalar(kind, value, where)
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The object in a file of JSON that may be missing or hold something else: empty then."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def suggestion(word: str, choices: set[str]) -> str:

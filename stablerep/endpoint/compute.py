@@ -89,7 +89,7 @@ def accelerated(embed: Embed, compute: Compute, size_px: int) -> Embed:
     device_type = "cuda" if compute.is_on_gpu else "cpu"
 
     def run(images_B3SS: Tensor) -> Tensor:
-        with torch.inference_mode(), torch.autocast(device_type, torch.bfloat16, enabled=compute.precision == "bf16"):
+        with torch.no_grad(), torch.autocast(device_type, torch.bfloat16, enabled=compute.precision == "bf16"):
             return embed(images_B3SS)
 
     chosen: Embed = torch.compile(run, dynamic=True) if compute.is_compiled else run

@@ -1,16 +1,19 @@
 """What a server says of its encoder: shapes, how images are prepared, where it comes from, how long its embeddings usually are."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any, NamedTuple, cast
 
 from stablerep.models import Encoder
+from stablerep.typed import json_object
 
 LINEAGE_FILE, STATISTICS_FILE = "lineage.json", "statistics.json"
 
 
 class NormStatistics(NamedTuple):
-    """Length of the embeddings of the images that the encoder was exported with."""
+    """Length of the embeddings of training images, as `export` measured it."""
 
     mean: float
     std: float
@@ -32,7 +35,7 @@ def facts_of(folder: Path, encoder: Encoder, num_references: int = 0) -> Facts:
         num_references: that neighbours are found among.
     """
     preprocessor, spec = encoder.preprocessor, encoder.spec
-    statistics = _json(folder / STATISTICS_FILE).get("embedding_norm")
+    statistics = json_object(folder / STATISTICS_FILE).get("embedding_norm")
     metadata: dict[str, Any] = {
         "model_id": encoder.model_id,
         "architecture": spec.trunk.architecture,
@@ -48,20 +51,24 @@ def facts_of(folder: Path, encoder: Encoder, num_references: int = 0) -> Facts:
         },
         "embedding_norm": statistics,
         "num_references": num_references,
-        "lineage": _json(folder / LINEAGE_FILE),
+        "lineage": json_object(folder / LINEAGE_FILE),
     }
     return Facts(metadata, _norm(statistics))
+
+
+def statistics_json(norms: Sequence[float]) -> str:
+    """What `statistics.json` holds, in digits that do not depend on how many threads computed the embeddings.
+
+    Trunks that end in a layer norm give lengths that differ by less than a thousandth, so the mean keeps six digits.
+
+    Args:
+        norms: lengths of embeddings, at least one.
+    """
+    mean, std = float(f"{fmean(norms):.6g}"), float(f"{pstdev(norms):.3g}")
+    return json.dumps({"embedding_norm": {"mean": mean, "std": std, "num_images": len(norms)}}, indent=1) + "\n"
 
 
 def _norm(statistics: Any) -> NormStatistics | None:
     values = cast("dict[str, Any]", statistics) if isinstance(statistics, dict) else {}
     mean, std = values.get("mean"), values.get("std")
     return NormStatistics(float(mean), float(std)) if isinstance(mean, int | float) and isinstance(std, int | float) and std > 0 else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

@@ -33,6 +33,7 @@ class Meter:
         self._norm: float | None = None
         self._recorded_norm: tuple[float, float] | None = None
         self._lock = threading.Lock()
+        self._open(0)
 
     @contextmanager
     def request(self, protocol: Protocol) -> Generator[Outcome]:

@@ -139,12 +139,15 @@ class Predictor:
     def warm_up(self) -> None:
         """Run everything once on an empty image, so that the first caller does not wait for it.
 
+        A compiled trunk runs on two images as well: torch.compile makes one program for a lone image and one for any number above.
+
         Raises:
             DivergenceError: the encoder gives numbers that are not finite.
         """
         size = self._preprocessor.size_px
         question = Question(labels=("warm", "up") if self.has_text else ())
-        self.predict(np.zeros((1, size, size, 3), np.uint8), question)
+        for num_images in (1, 2) if self.compute.is_compiled else (1,):
+            self.predict(np.zeros((num_images, size, size, 3), np.uint8), question)
 
     def predict(self, images: Sequence[bytes] | Array, question: Question | None = None) -> Prediction:
         """Embed images in this thread.

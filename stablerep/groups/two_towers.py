@@ -4,7 +4,6 @@ Nothing is loaded here that needs torch: a lane whose shards are done asks for t
 nothing else. A remote folder is fetched once, into a cache keyed by its listing.
 """
 
-import json
 import shutil
 import uuid
 from functools import cache
@@ -17,6 +16,7 @@ from stablerep.groups.inspection import AgreementModel
 from stablerep.groups.resolve import default_cache
 from stablerep.identity import digest, sha256_bytes
 from stablerep.store import Store
+from stablerep.typed import json_object
 
 Kind = Literal["stablerep", "open_clip", "transformers"]
 
@@ -61,7 +61,7 @@ def kind_of(folder: Path, setting: str = "quality.scorer") -> Kind:
         )
     if "open_clip_config.json" in names:
         return "open_clip"
-    config = _json(folder / "config.json")
+    config = json_object(folder / "config.json")
     if config.get("format") == _FORMAT:
         return "stablerep"
     if "model_type" in config:
@@ -125,14 +125,6 @@ def _fetched(uri: str) -> Path:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return folder
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _sha256(path: Path) -> str:

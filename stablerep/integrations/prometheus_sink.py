@@ -29,12 +29,12 @@ class PrometheusSink:
 
     Args:
         registry: where the metrics are declared.
-        prefix: metrics whose names start with it are there from the beginning, as 0; empty for none.
+        prefix: counters and histograms whose names start with it are there from the beginning, as 0; empty for none.
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY, prefix: str = "") -> None:
         self._registry, self._lock = registry, threading.Lock()
-        known = [metric for metric in METRICS.values() if prefix and metric.name.startswith(prefix)]
+        known = [metric for metric in METRICS.values() if prefix and metric.name.startswith(prefix) and metric.kind != "gauge"]
         self._declared = {metric.name: _declare(metric, registry) for metric in known}
 
     def report(self, metric: Metric, value: float, labels: dict[str, str]) -> None:

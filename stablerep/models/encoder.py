@@ -106,7 +106,7 @@ class Encoder:
             DataError: not a batch of normalised float images of the encoder's size.
         """
         self._check_images(images_B3SS)
-        with torch.inference_mode():
+        with torch.no_grad():  # torch.compile does not take inference_mode
             return self._trunk(images_B3SS.to(self.device))
 
     def embed_image_for_text(self, images_B3SS: Tensor) -> Tensor:

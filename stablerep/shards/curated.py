@@ -13,6 +13,7 @@ from stablerep.errors import DataError
 from stablerep.identity import content_id, sha256_bytes
 from stablerep.records import DatasetRef, Record
 from stablerep.shards import layout
+from stablerep.shards.manifest import dataset_ref
 from stablerep.store import Store
 
 if TYPE_CHECKING:
@@ -38,18 +39,7 @@ class CuratedManifest(Record):
 
     def reference(self, store: Store) -> DatasetRef:
         """The record that later stages get."""
-        return DatasetRef(
-            dataset_id=self.dataset_id,
-            uri=store.uri_of(layout.folder(self.dataset_id)),
-            manifest_sha256=sha256_bytes(self.to_json().encode("utf-8")),
-            prompt_set_id=self.prompt_set_id,
-            generator_id=self.generator_id,
-            num_shards=self.num_shards,
-            num_groups=self.num_groups,
-            num_images=self.num_images,
-            images_per_caption=self.images_per_caption,
-            quality={},
-        )
+        return dataset_ref(self, {}, store)
 
 
 def parse_curated(text: str) -> CuratedManifest | None:

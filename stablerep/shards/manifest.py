@@ -6,12 +6,16 @@ Its bytes depend on the content only: who made a shard, and when, stays in the c
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stablerep.errors import DataError
 from stablerep.identity import digest, sha256_bytes
 from stablerep.records import DatasetRef, GeneratorRef, PromptSet, Record, ShardRecord
 from stablerep.shards import layout
 from stablerep.store import Store
+
+if TYPE_CHECKING:
+    from stablerep.shards.curated import CuratedManifest
 
 KEPT, WEIGHTED = "kept_", "weighted_"  # before why an image that is stored was found wanting: as it is, or with a lower weight
 _NOT_MADE = ("missing", "dropped_groups")
@@ -60,18 +64,23 @@ class Manifest(Record):
 
     def reference(self, store: Store) -> DatasetRef:
         """The record that later stages get."""
-        return DatasetRef(
-            dataset_id=self.dataset_id,
-            uri=store.uri_of(layout.folder(self.dataset_id)),
-            manifest_sha256=sha256_bytes(self.to_json().encode("utf-8")),
-            prompt_set_id=self.prompt_set_id,
-            generator_id=self.generator_id,
-            num_shards=self.num_shards,
-            num_groups=self.num_groups,
-            num_images=self.num_images,
-            images_per_caption=self.images_per_caption,
-            quality=self.quality,
-        )
+        return dataset_ref(self, self.quality, store)
+
+
+def dataset_ref(manifest: "Manifest | CuratedManifest", quality: dict[str, float], store: Store) -> DatasetRef:
+    """The record of a data set, with the digest of its manifest."""
+    return DatasetRef(
+        dataset_id=manifest.dataset_id,
+        uri=store.uri_of(layout.folder(manifest.dataset_id)),
+        manifest_sha256=sha256_bytes(manifest.to_json().encode("utf-8")),
+        prompt_set_id=manifest.prompt_set_id,
+        generator_id=manifest.generator_id,
+        num_shards=manifest.num_shards,
+        num_groups=manifest.num_groups,
+        num_images=manifest.num_images,
+        images_per_caption=manifest.images_per_caption,
+        quality=quality,
+    )
 
 
 def manifest_of(

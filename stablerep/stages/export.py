@@ -12,13 +12,14 @@ from stablerep.identity import digest, sha256_bytes
 from stablerep.records import CheckpointRef, DatasetRef, GeneratorRef, ModelRef
 from stablerep.stages.context import open_stage
 from stablerep.stages.export_card import Origin, lineage_json, model_card, training_facts
+from stablerep.stages.export_norms import add_norms
 from stablerep.stages.lineage import refresh
 from stablerep.stages.pretrain_run import MODEL_KEY, plan_run
 from stablerep.store import Store
 from stablerep.training.checkpoint import Checkpoints, step_prefix
 from stablerep.training.state import TOKENIZER_KEY, WEIGHTS_NAME
 
-_FORMAT = 2  # of what is written here; another number exports anew
+_FORMAT = 3  # of what is written here; another number exports anew
 _SUMS, _ONNX = "SHA256SUMS", "encoder.onnx"
 
 
@@ -101,6 +102,7 @@ def _export(store: Store, runs: Store, origin: Origin, has_onnx: bool) -> ModelR
         )
         for file, text in (("MODEL_CARD.md", model_card(origin, done)), ("lineage.json", lineage_json(origin, done))):
             (folder / file).write_text(text, encoding="utf-8")  # later stages add what they find: not in the list of digests
+        add_norms(folder, store, origin.plan.dataset)
         if has_onnx:
             from stablerep.models.formats import add_onnx
 

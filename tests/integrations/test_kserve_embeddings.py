@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -224,3 +225,29 @@ def test_requests_are_logged_without_what_they_carry(server: Server) -> None:
     assert (entries[0]["path"], entries[0]["client"], entries[0]["bytes"] > 50, entries[0]["ms"] > 0) == (ROUTE, "127.0.0.1", True, True)
     assert secret not in log
     assert TOKEN not in server.log.read_text()
+
+
+def test_grpc_shares_the_places_of_a_client_with_rest(server: Server) -> None:
+    """Four bodies over REST that do not come hold all four places for a second; the server may be slow to read their heads.
+
+    The last test of this server: it hears of their end when it does.
+    """
+    deadline = time.monotonic() + 120
+    while True:
+        connections = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in range(4)]
+        try:
+            for connection in connections:
+                connection.putrequest("POST", ROUTE)
+                connection.putheader("Authorization", f"Bearer {TOKEN}")
+                connection.putheader("Content-Length", "1000")
+                connection.endheaders(b"{")
+            assert _infer(server, picture(0), TOKEN).outputs
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "at most 4 requests of one client at once" in str(error.details())
+            assert ("grpc-retry-pushback-ms", "1000") in [tuple(pair) for pair in error.trailing_metadata()]
+            return
+        finally:
+            for connection in connections:
+                connection.close()
+        assert time.monotonic() < deadline

@@ -202,7 +202,7 @@ def test_equal_runs_export_equal_bytes(undisturbed: Run, disturbed: Run) -> None
     assert names == disturbed.store.list(f"models/{first.model_id}")
     assert all(undisturbed.store.read(name) == disturbed.store.read(name) for name in names)
     expected = {"MODEL_CARD.md", "SHA256SUMS", "config.json", "encoder.safetensors", "lineage.json", "preprocessor.json"}
-    assert expected | {"text.safetensors", "tokenizer.json"} == {name.split("/")[-1] for name in names}
+    assert expected | {"statistics.json", "text.safetensors", "tokenizer.json"} == {name.split("/")[-1] for name in names}
 
 
 def test_the_export_is_a_working_encoder_and_names_its_origin(undisturbed: Run) -> None:

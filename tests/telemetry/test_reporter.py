@@ -48,10 +48,10 @@ def test_every_metric_is_declared_in_prometheus_and_takes_a_value() -> None:
     assert families == {name.removesuffix("_total") for name in METRICS}
 
 
-def test_a_metric_that_was_not_reported_is_not_there_and_those_of_a_server_are() -> None:
+def test_a_metric_that_was_not_reported_is_not_there_and_counters_of_a_server_are() -> None:
     registry = CollectorRegistry()
-    PrometheusSink(registry, "stablerep_endpoint_in")
-    assert {family.name for family in registry.collect()} == {"stablerep_endpoint_in_flight", "stablerep_endpoint_info"}
+    PrometheusSink(registry, "stablerep_endpoint_i")
+    assert {family.name for family in registry.collect()} == {"stablerep_endpoint_images"}  # not in_flight, not info
 
 
 def test_exporter_serves_what_is_reported_and_refuses_a_taken_port() -> None:
