@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stablerep.errors import DataError
-from stablerep.identity import content_id, sha256_bytes
+from stablerep.identity import content_id
 from stablerep.records import DatasetRef, Record
 from stablerep.shards import layout
 from stablerep.shards.manifest import dataset_ref

@@ -100,7 +100,9 @@ def test_a_large_data_set_is_sampled_evenly(trained: tuple[Store, dict[str, str]
         assert files == [file for position, number in expected for file in dataset.images(position, range(number))]
 
 
-def test_a_folder_without_the_file_is_served_without_the_gauge(trained: tuple[Store, dict[str, str]], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_the_file_is_served_without_the_gauge(
+    trained: tuple[Store, dict[str, str]], capfd: pytest.CaptureFixture[str]
+) -> None:
     """As older exports are, and those whose training images are gone."""
     store, records = trained
     files = training_images(trained)
