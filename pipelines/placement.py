@@ -60,6 +60,7 @@ STORE = "stablerep-store"  # ConfigMap and Secret
 STORE_FACTS = ("AWS_ENDPOINT_URL", "AWS_REGION")
 STORE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 CLUSTER = "stablerep-cluster"  # ConfigMap
+ENDPOINT, ENDPOINT_KEYS = "stablerep-endpoint", {"token": "STABLEREP_ENDPOINT_TOKEN"}  # Secret
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ def _set_environment(task: dsl.PipelineTask, asked: Profile, role: str) -> None:
     kubernetes.use_config_map_as_env(task, CLUSTER, {"cluster": "STABLEREP_CLUSTER"}, optional=True)
     kubernetes.use_config_map_as_env(task, STORE, {key: key for key in STORE_FACTS}, optional=True)
     kubernetes.use_secret_as_env(task, STORE, {key: key for key in STORE_KEYS}, optional=True)
+    if role == "serve":
+        kubernetes.use_secret_as_env(task, ENDPOINT, ENDPOINT_KEYS, optional=True)
 
 
 def _set_metadata(task: dsl.PipelineTask, asked: Profile, role: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from stablerep.errors import ConfigError, NotReadyError, TooManyRequestsError, UnauthorisedError
 
+TOKEN_VARIABLE = "STABLEREP_ENDPOINT_TOKEN"  # of servers and of those who ask them
 _SHORTEST_TOKEN = 16
 
 

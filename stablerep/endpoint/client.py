@@ -14,6 +14,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
 
+from stablerep.endpoint.access import TOKEN_VARIABLE
 from stablerep.errors import LaunchError
 
 
@@ -87,8 +88,15 @@ class EndpointClient:
             return False
 
     def model_id(self) -> str:
-        """The id of the model that answers, empty when there is none of this name."""
+        """The id of the model that answers, empty when there is none of this name.
+
+        Raises:
+            LaunchError: as for `request`; also where the server asks for a token that this client has not.
+        """
         answer = self.request("GET", f"/v2/models/{self.name}")
+        if answer.status == 401:
+            found = "another" if self._headers else "none"
+            raise LaunchError(f"endpoint {self.name!r}: expected a token that it takes, found {found}; set {TOKEN_VARIABLE}")
         versions = cast("list[str]", answer.body.get("versions") or [""])
         return versions[0] if answer.status == 200 else ""
 

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
+from stablerep.endpoint.access import TOKEN_VARIABLE
 from stablerep.endpoint.client import EndpointClient
 from stablerep.endpoint.limits import Limits
 from stablerep.endpoint.process import ProcessRef, claim_port, exit_code, free_port, is_running, start_detached
@@ -57,6 +58,7 @@ class EndpointState(Record):
     log_path: str
     deployed_process_id: int = 0
     runtime_engine: str = "torch"
+    is_guarded: bool = False  # whether a token is asked for; which one is written nowhere
 
     @property
     def url(self) -> str:
@@ -77,14 +79,14 @@ class EndpointState(Record):
         """Host and port of the V2 gRPC service."""
         return f"{self.host}:{self.grpc_port}"
 
-    def client(self, timeout_seconds: float = 30.0) -> EndpointClient:
+    def client(self, timeout_seconds: float = 30.0, token: str = "") -> EndpointClient:
         """A client of this endpoint."""
-        return EndpointClient(self.host, self.port, self.name, timeout_seconds)
+        return EndpointClient(self.host, self.port, self.name, timeout_seconds, token=token)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how a model is to be served; port 0 means any free one."""
+    """Where and how a model is to be served; port 0 means any free one, an empty token that none is asked for."""
 
     name: str
     port: int
@@ -93,6 +95,7 @@ class Placement:
     host: str = "127.0.0.1"
     ready_timeout_seconds: float = 90.0
     runtime_engine: str = "torch"
+    token: str = field(default="", repr=False)
 
 
 def read_state(store: Store, name: str) -> EndpointState | None:
@@ -101,19 +104,20 @@ def read_state(store: Store, name: str) -> EndpointState | None:
     return EndpointState.from_json(store.read_text(key)) if store.exists(key) else None
 
 
-def find(store: Store, name: str, timeout_seconds: float = 90.0) -> EndpointState | None:
+def find(store: Store, name: str, timeout_seconds: float = 90.0, token: str = "") -> EndpointState | None:
     """The endpoint that runs on this machine and serves what its state file says, or None.
 
     Args:
         store: where the state file is.
         name: of the endpoint.
         timeout_seconds: how long a server that still loads is waited for.
+        token: that it asks for.
     """
     state = read_state(store, name)
     if state is None or not is_running(state.process):
         return None
     try:
-        _wait(state, timeout_seconds)
+        _wait(state, timeout_seconds, token)
     except LaunchError:
         return None
     return state
@@ -126,7 +130,7 @@ def serve(store: Store, placement: Placement, wanted: Served) -> EndpointState:
         PortInUseError: another program listens on a port.
         LaunchError: the server did not become ready; what was served before is served again.
     """
-    running = find(store, placement.name, placement.ready_timeout_seconds)
+    running = find(store, placement.name, placement.ready_timeout_seconds, placement.token)
     if running and running.served.model_id == wanted.model_id and _is_placed(running, placement):
         return running
     state = read_state(store, placement.name)
@@ -247,7 +251,10 @@ def _start(store: Store, placement: Placement, served: Served, previous: Served 
     placement = replace(placement, port=port, grpc_port=grpc_port)
     _check_ports(placement)
     log_path = store.local_path(f"endpoints/{placement.name}.log") or Path(tempfile.gettempdir()) / f"stablerep-{placement.name}.log"
-    process = start_detached(server_arguments(placement, served.folder_uri), log_path)
+    environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+    if placement.token:
+        environment[TOKEN_VARIABLE] = placement.token
+    process = start_detached(server_arguments(placement, served.folder_uri), log_path, environment)
     state = EndpointState(
         name=placement.name,
         served=served,
@@ -259,20 +266,21 @@ def _start(store: Store, placement: Placement, served: Served, previous: Served 
         process=process,
         log_path=str(log_path),
         runtime_engine=placement.runtime_engine,
+        is_guarded=bool(placement.token),
     )
     store.write(_key(placement.name), state.to_json())
     try:
-        _wait(state, placement.ready_timeout_seconds)
+        _wait(state, placement.ready_timeout_seconds, placement.token)
     except LaunchError:
         stop_process(process, grace_seconds=5.0)
         raise
     return state
 
 
-def _wait(state: EndpointState, timeout_seconds: float) -> None:
+def _wait(state: EndpointState, timeout_seconds: float, token: str) -> None:
     """Wait until the process of `state` is ready and says that it serves the model of `state`."""
     deadline = time.monotonic() + timeout_seconds
-    with state.client(timeout_seconds=5.0) as client:
+    with state.client(timeout_seconds=5.0, token=token) as client:
         while not client.is_ready():
             if not is_running(state.process):
                 raise _ended(state)
@@ -309,7 +317,7 @@ def _check_ports(placement: Placement) -> None:
 def _is_placed(state: EndpointState, placement: Placement) -> bool:
     wanted = (placement.port or state.port, placement.grpc_port or state.grpc_port)
     is_there = (state.port, state.grpc_port) == wanted and state.host == placement.host
-    return is_there and state.runtime_engine == placement.runtime_engine
+    return is_there and (state.runtime_engine, state.is_guarded) == (placement.runtime_engine, bool(placement.token))
 
 
 def _at_same_ports(placement: Placement, state: EndpointState) -> Placement:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from stablerep.cluster import INFERENCE_SERVICE, ClusterApi, Document
@@ -22,6 +22,7 @@ class Endpoint:
     build: BuildService
     ready_timeout_seconds: float
     poll_seconds: float = 1.0
+    token: str = field(default="", repr=False)  # that its servers ask for
 
     def get(self, service: str) -> Document | None:
         """An InferenceService of this endpoint; one that is being deleted counts as gone."""
@@ -70,24 +71,24 @@ class Endpoint:
                     "deploy again"
                 )
             place = place_of(document) if is_ready(document) else None
-            served = self._model_id(place) if place else ""
+            served = self._served(place) if place else ""
             if place and served == wanted.model_id:
                 return place
             if time.monotonic() > deadline:
-                answers = f"  {place.url(self.name)} serves {served or 'nothing'}\n" if place else ""
+                answers = f"  {place.url(self.name)} serves {served}\n" if place else ""
                 raise LaunchError(
                     f"{where} with {wanted.model_id} was not ready after {self.ready_timeout_seconds:.0f} s; what was served before "
                     f"still is; raise deploy.ready_timeout_seconds or see:\n{answers}{diagnosis(self.api, document)}"
                 )
             time.sleep(self.poll_seconds)
 
-    def _model_id(self, place: Place) -> str:
-        """What the server at `place` serves, empty where it does not answer."""
-        with EndpointClient(place.host, place.port, self.name, timeout_seconds=5.0) as client:
+    def _served(self, place: Place) -> str:
+        """The model that the server at `place` serves, or why it does not say so."""
+        with EndpointClient(place.host, place.port, self.name, timeout_seconds=5.0, token=self.token) as client:
             try:
-                return client.model_id() if client.is_ready() else ""
-            except LaunchError:
-                return ""
+                return (client.is_ready() and client.model_id()) or "nothing"
+            except LaunchError as error:
+                return f"nothing: {error}"
 
 
 class Strategy(Protocol):

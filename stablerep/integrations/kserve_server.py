@@ -14,15 +14,13 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from stablerep.endpoint.access import Access, read_tokens
+from stablerep.endpoint.access import TOKEN_VARIABLE, Access, read_tokens
 from stablerep.endpoint.limits import Limits
 from stablerep.endpoint.process import claim_port
 from stablerep.errors import StablerepError
 
 if TYPE_CHECKING:
     from stablerep.endpoint.compute import Compute
-
-TOKEN_VARIABLE = "STABLEREP_ENDPOINT_TOKEN"
 
 log = logging.getLogger("stablerep")
 

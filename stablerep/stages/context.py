@@ -2,8 +2,8 @@
 
 A stage's `run` takes plain values as they come from KFP, the command line or a test, opens a `Stage`, and returns a record. Environment
 variables are read here: STABLEREP_CLUSTER (`launch.*` and `deploy.*` words of the cluster, which the user's go over),
-STABLEREP_LOG_EVERY_SECONDS (progress lines where there is no terminal), and in `stages.exporter` those of the metrics. Telemetry that
-cannot be kept never hides what the stage itself has to say.
+STABLEREP_LOG_EVERY_SECONDS (progress lines where there is no terminal), STABLEREP_ENDPOINT_TOKEN (the bearer token that the endpoint asks
+for), and in `stages.exporter` those of the metrics. Telemetry that cannot be kept never hides what the stage itself has to say.
 """
 
 import logging
@@ -11,9 +11,10 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stablerep.config import Recipe, load_recipe
+from stablerep.endpoint.access import TOKEN_VARIABLE
 from stablerep.errors import ConfigError, DataError, Preempted
 from stablerep.stages.exporter import open_exporter
 from stablerep.store import Store
@@ -31,6 +32,7 @@ class Stage:
     recipe: Recipe
     store: Store
     reporter: Reporter
+    endpoint_token: str = field(default="", repr=False)
 
 
 @contextmanager
@@ -58,7 +60,7 @@ def open_stage(
     reporter = Reporter(name, (*kept, *exporter.sinks), _log_every_seconds())
     reporter.report("stablerep_stage_progress_ratio", 0.0, stage=name)  # it has begun: whoever looks at the run sees it
     try:
-        yield Stage(name, configuration, opened, reporter)
+        yield Stage(name, configuration, opened, reporter, os.environ.get(TOKEN_VARIABLE, "").strip())
     except Exception as error:
         can_wait = not isinstance(error, Preempted)
         reporter.report("stablerep_stage_failures_total", 1, stage=name, error=type(error).__name__)

@@ -58,4 +58,5 @@ def placement(stage: Stage) -> Placement:
         limits,
         ready_timeout_seconds=config.ready_timeout_seconds,
         runtime_engine=config.runtime_engine,
+        token=stage.endpoint_token,
     )

@@ -57,7 +57,8 @@ def opened_strategy(stage: Stage, chosen: ModelRef) -> Generator[tuple[Strategy,
             max_batch=config.max_batch,
             runtime_engine=config.runtime_engine,
         )
-        endpoint = Endpoint(api, config.name, api.namespace, partial(inference_service, service), config.ready_timeout_seconds)
+        build = partial(inference_service, service)
+        endpoint = Endpoint(api, config.name, api.namespace, build, config.ready_timeout_seconds, token=stage.endpoint_token)
         strategies = {
             "knative_canary": lambda: KnativeCanary(endpoint),
             "standard_canary": lambda: StandardCanary(endpoint, config.gateway),

@@ -4,7 +4,7 @@ The images are spread evenly over the groups, as they are stored, prepared as th
 equal numbers. A data set that has been removed since costs the numbers, not the export.
 """
 
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import logging
 from collections.abc import Iterator
 from pathlib import Path

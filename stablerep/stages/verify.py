@@ -87,9 +87,10 @@ def _findings(stage: Stage, chosen: ModelRef, served: EndpointRef) -> "Findings"
     golden = _golden(stage, chosen)
 
     def ask_grpc(files: Sequence[bytes]) -> Any:
-        return grpc_embeddings(served.grpc_address, config.name, files)
+        return grpc_embeddings(served.grpc_address, config.name, files, token=stage.endpoint_token)
 
-    with EndpointClient(address.hostname or "127.0.0.1", address.port or config.port, config.name) as client:
+    host, port = address.hostname or "127.0.0.1", address.port or config.port
+    with EndpointClient(host, port, config.name, token=stage.endpoint_token) as client:
         return verify_endpoint(client, ask_grpc, golden, max_difference=config.max_difference)
 
 

@@ -4,7 +4,7 @@ During a step golden requests are sent too, so a quiet endpoint is judged as wel
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ def verify_on_cluster(stage: Stage, chosen: ModelRef, golden: "Golden") -> tuple
 
     config = stage.recipe.deploy
     with opened_strategy(stage, chosen) as (strategy, wanted):
-        checker = Checker(config, golden)
+        checker = Checker(config, golden, stage.endpoint_token)
         judge = Judge(
             Prometheus(config.prometheus_url), strategy.endpoint.namespace, Allowed(config.max_error_ratio, config.max_p99_seconds)
         )
@@ -57,6 +57,7 @@ class Checker:
 
     config: DeployConfig
     golden: "Golden"
+    token: str = field(default="", repr=False)
     findings: "Findings | None" = None
 
     def check(self, place: Place) -> str:
@@ -77,9 +78,9 @@ class Checker:
         from stablerep.integrations.kserve_client import grpc_embeddings
 
         def ask_grpc(files: Sequence[bytes]) -> Any:
-            return grpc_embeddings(place.grpc_address, self.config.name, files)
+            return grpc_embeddings(place.grpc_address, self.config.name, files, token=self.token)
 
-        with EndpointClient(place.host, place.port, self.config.name) as client:
+        with EndpointClient(place.host, place.port, self.config.name, token=self.token) as client:
             return verify_endpoint(client, ask_grpc if place.grpc_address else None, self.golden, max_difference=self.config.max_difference)
 
     def requests(self, place: Place) -> Callable[[], str]:
@@ -95,7 +96,7 @@ class Checker:
         def ask() -> str:
             index = next(numbers) % len(self.golden.files)
             try:
-                with EndpointClient(place.host, place.port, self.config.name) as client:
+                with EndpointClient(place.host, place.port, self.config.name, token=self.token) as client:
                     answer = client.predict(self.golden.files[index : index + 1])
             except LaunchError as error:
                 return str(error)

@@ -154,16 +154,23 @@ def test_names_of_objects_exist() -> None:
 def test_config_map_keys_exist() -> None:
     maps = {document["metadata"]["name"]: document["data"] for document in _manifests() if document.get("kind") == "ConfigMap"}
     assert "cluster" in maps["stablerep-cluster"]
-    example = yaml.safe_load((PROJECT / "manifests" / "base" / "secret.example.yaml").read_text(encoding="utf-8"))
-    files = {word.split("=")[1] for words in COMMANDS for word in words if word.startswith("--from-file=")}
-    assert files == set(example["stringData"])
+    keys = {example["metadata"]["name"]: set(example["stringData"]) for example in _secrets()}
+    made: dict[str, set[str]] = {}
+    for words in COMMANDS:
+        if words[3:6] == ["create", "secret", "generic"]:
+            made.setdefault(words[6], set()).update(word.split("=")[1] for word in words if word.startswith("--from-file="))
+    assert made == keys
 
 
 def test_annotations_of_the_secret_are_those_of_the_example() -> None:
     """KServe's initializer asks AWS without them."""
-    example = yaml.safe_load((PROJECT / "manifests" / "base" / "secret.example.yaml").read_text(encoding="utf-8"))
+    (example,) = (each for each in _secrets() if each["metadata"]["name"] == "stablerep-store")
     (words,) = [words for words in _starting("kubectl", "-n", "stablerep") if words[3:6] == ["annotate", "secret", "stablerep-store"]]
     assert dict(word.split("=", 1) for word in words[6:]) == example["metadata"]["annotations"]
+
+
+def _secrets() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((PROJECT / "manifests" / "base" / "secret.example.yaml").read_text(encoding="utf-8")))
 
 
 def test_one_release_of_kubernetes_is_the_oldest() -> None:

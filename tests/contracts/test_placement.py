@@ -106,6 +106,9 @@ def test_no_secret_is_written_down(pipeline_pods: Pods) -> None:
         for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             reference = {"name": "stablerep-store", "key": key, "optional": True}
             assert variables[key] == {"name": key, "valueFrom": {"secretKeyRef": reference}}, name
+        token = {"name": "stablerep-endpoint", "key": "token", "optional": True}
+        asks = name.partition("/")[2] in ("deploy", "verify")
+        assert variables.get("STABLEREP_ENDPOINT_TOKEN", {}).get("valueFrom") == ({"secretKeyRef": token} if asks else None), name
         assert variables["STABLEREP_CLUSTER"]["valueFrom"]["configMapKeyRef"]["optional"], name
         inline = {key for key, each in variables.items() if "value" in each}
         assert inline <= {

@@ -56,6 +56,23 @@ def test_another_engine_is_another_server(store: Store, placement: Placement, tm
     assert local.serve(store, replace(placement, runtime_engine="onnx"), served) == by_onnx
 
 
+def test_a_token_is_asked_for_by_the_server_sent_to_it_and_written_nowhere(store: Store, placement: Placement, tmp_path: Path) -> None:
+    served, guarded = _folder(tmp_path, "model-a"), replace(placement, token="a-token-of-the-tests")
+    for_all = local.serve(store, placement, served)
+    first = local.serve(store, guarded, served)
+    assert not is_running(for_all.process)
+    assert local.serve(store, guarded, served) == first
+    assert local.find(store, "stablerep") is None
+    assert local.find(store, "stablerep", token="a-token-of-the-tests") == first
+    with (
+        first.client() as client,
+        pytest.raises(LaunchError, match="expected a token that it takes, found none; set STABLEREP_ENDPOINT_TOKEN"),
+    ):
+        client.model_id()
+    assert "a-token" not in store.read_text("endpoints/stablerep.json") + repr(guarded) + Path(first.log_path).read_text()
+    assert local.serve(store, placement, served).is_guarded is False
+
+
 def test_port_zero_takes_free_ports_and_keeps_them(store: Store, placement: Placement, tmp_path: Path) -> None:
     anywhere = replace(placement, port=0, grpc_port=0)
     state = local.serve(store, anywhere, _folder(tmp_path, "model-a"))

@@ -46,13 +46,19 @@ def _suite(overrides: str) -> str:
 
 @pytest.mark.slow
 def test_a_model_is_served_verified_promoted_and_rolled_back_when_it_answers_otherwise(
-    store: Store, model: ModelRef, overrides: str
+    store: Store, model: ModelRef, overrides: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The endpoint asks for a token, which is in the environment."""
+    monkeypatch.setenv("STABLEREP_ENDPOINT_TOKEN", "a-token-of-the-tests")
     evaluation = Evaluation(model.model_id, _suite(overrides), store.uri_of("evals/x"), 0.8, 0.7, 0.9, ())
     catalogue = ParquetCatalogue(store)
     try:
         endpoint = deploy.run("smoke", overrides, store.uri, model=model.to_json(), decision=_decision(model))
         assert deploy.run("smoke", overrides, store.uri, model=model.to_json(), decision=_decision(model)) == endpoint
+        state = local.read_state(store, "stablerep")
+        assert state is not None
+        with state.client() as client:
+            assert client.predict([picture(0)]).status == 401
 
         with pytest.raises(DataError, match=f"cannot promote {model.model_id}"):
             verify.run("smoke", overrides, store.uri, model=model.to_json(), endpoint=endpoint.to_json())

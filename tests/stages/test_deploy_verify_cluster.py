@@ -18,13 +18,14 @@ from stablerep.config import load_recipe
 from stablerep.endpoint import local
 from stablerep.endpoint.limits import Limits
 from stablerep.endpoint.local import Placement, Served
-from stablerep.errors import ConfigError, DataError, GateError
+from stablerep.errors import ConfigError, DataError, GateError, LaunchError
 from stablerep.probes.data import identify
 from stablerep.records import EndpointRef, Evaluation, GateDecision, ModelRef, Verification
 from stablerep.stages import deploy, verify
 from stablerep.stages.probe import protocol_of
 from stablerep.store import Store
 
+TOKEN = "a-token-of-the-tests"
 pytestmark = pytest.mark.slow
 
 
@@ -73,10 +74,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """A real server of a tiny encoder: model id, REST port, gRPC port."""
+    """A real server of a tiny encoder, which asks for a token: model id, REST port, gRPC port."""
     model_id = write_encoder(folder, seed=1)
     store = Store((folder / "state").as_uri())
-    state = local.serve(store, Placement("stablerep", 0, 0, Limits(), ready_timeout_seconds=180.0), Served(model_id, folder.as_uri()))
+    state = local.serve(
+        store, Placement("stablerep", 0, 0, Limits(), ready_timeout_seconds=180.0, token=TOKEN), Served(model_id, folder.as_uri())
+    )
     yield model_id, state.port, state.grpc_port
     local.stop(store, "stablerep")
 
@@ -102,6 +105,7 @@ def cluster(
         if path.is_file():
             store.put(path, f"models/{model_id}/{path.name}")
     fake_kserve.real[model_id] = (port, grpc_port)
+    monkeypatch.setenv("STABLEREP_ENDPOINT_TOKEN", TOKEN)
     monkeypatch.setenv("STABLEREP_CLUSTER", f"deploy.prometheus_url={fake_prometheus.url} deploy.gateway=gateways/public")
     overrides = (
         f"probe.dataset={tmp_path / 'photographs'} gate.has_catalogue=false deploy.num_golden=3 deploy.canary_percents=5,50 "
@@ -142,6 +146,12 @@ def test_an_encoder_goes_dark_through_the_steps_into_the_catalogue(cluster: Clus
     assert champion is not None
     assert champion.model_id == cluster.model.model_id
     assert cluster.verify(endpoint, STANDARD).checks == found.checks
+
+
+def test_without_its_token_the_endpoint_is_not_ready_and_the_error_says_why(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STABLEREP_ENDPOINT_TOKEN")
+    with pytest.raises(LaunchError, match=r"serves nothing: .* expected a token that it takes, found none; set STABLEREP_ENDPOINT_TOKEN"):
+        cluster.deploy(f"{STANDARD} deploy.ready_timeout_seconds=1")
 
 
 def test_golden_embeddings_that_differ_bring_the_old_encoder_back(cluster: Cluster) -> None:
