@@ -38,6 +38,7 @@ from stablerep.models import HeadSpec, ModelSpec, TextSpec, TrunkSpec, build_two
 
 HERE = Path(__file__).parent
 CONCURRENCY = 32
+NUM_STARTS = 3
 READY_SECONDS = 300
 
 
@@ -228,14 +229,20 @@ def measure(folder: Path, image: Path, work: Path, options: argparse.Namespace) 
         words = ["--folder", str(folder), "--port", str(port), "--grpc-port", "0", "--log-requests", "--max-body-seconds", "5"]
         return Server(["-m", "stablerep.integrations.kserve_server", *words], port, work / f"ours-{port}.log", options.threads)
 
+    ready_seconds: list[float] = []
+    for _ in range(NUM_STARTS - 1):
+        ready_seconds.append((once := started()).ready_seconds)
+        once.stop()
     ours = started()
+    ready_seconds.append(ours.ready_seconds)
     plain: list[Server] = []
     for threads in (1, options.threads):
         port = free_port()
         plain.append(Server([str(HERE / "plain_kserve.py"), str(folder), str(port)], port, work / f"plain-{threads}.log", threads))
     first = plain[-1]
     cpu = f"{ours.ready_cpu_seconds:.1f} s of CPU time (baseline: {first.ready_cpu_seconds:.1f} s)"
-    rows = [Row("start to ready", f"{ours.ready_seconds:.1f} s", f"{first.ready_seconds:.1f} s", ours.ready_seconds, "s", 6, True)]
+    ready = median(ready_seconds)
+    rows = [Row(f"start to ready, median of {NUM_STARTS}", f"{ready:.1f} s", f"{first.ready_seconds:.1f} s", ready, "s", 6, True)]
     for server in (ours, *plain):
         load(server, 4, 1, image)
     rows += [overhead(ours, folder, image, options), *throughput(ours, plain, image, options)]
