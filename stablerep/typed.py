@@ -53,13 +53,21 @@ def convert(kind: Any, value: Any, where: str) -> Any:
     return _scalar(kind, value, where)
 
 
-def json_object(path: Path) -> dict[str, Any]:
-    """The object in a file of JSON that may be missing or hold something else: empty then."""
+def object_in(content: bytes) -> dict[str, Any]:
+    """The JSON object that some bytes hold, empty where they hold none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = json.loads(content)
+    except (ValueError, RecursionError):
         return {}
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def object_in_file(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty where there is none."""
+    try:
+        return object_in(path.read_bytes())
+    except OSError:
+        return {}
 
 
 def suggestion(word: str, choices: set[str]) -> str:

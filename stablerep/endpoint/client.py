@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self, cast
 
 from stablerep.endpoint.access import TOKEN_VARIABLE
 from stablerep.errors import LaunchError
+from stablerep.typed import object_in
 
 
 class Answer(NamedTuple):
@@ -35,7 +36,7 @@ class RawAnswer(NamedTuple):
     @property
     def body(self) -> dict[str, Any]:
         """The decoded JSON object, empty where the body is not one."""
-        return _object(self.content)
+        return object_in(self.content)
 
 
 class EndpointClient:
@@ -140,11 +141,3 @@ class EndpointClient:
                     address = f"{self._connection.host}:{self._connection.port}"
                     raise LaunchError(f"endpoint {self.name!r} at {address} does not answer: {error or type(error).__name__}") from error
         raise AssertionError("the loop above returns or raises")
-
-
-def _object(content: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(content)
-    except ValueError:
-        return {}
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

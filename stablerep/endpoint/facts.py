@@ -7,7 +7,7 @@ from statistics import fmean, pstdev
 from typing import Any, NamedTuple, cast
 
 from stablerep.models import Encoder
-from stablerep.typed import json_object
+from stablerep.typed import object_in_file
 
 LINEAGE_FILE, STATISTICS_FILE = "lineage.json", "statistics.json"
 
@@ -35,7 +35,7 @@ def facts_of(folder: Path, encoder: Encoder, num_references: int = 0) -> Facts:
         num_references: that neighbours are found among.
     """
     preprocessor, spec = encoder.preprocessor, encoder.spec
-    statistics = json_object(folder / STATISTICS_FILE).get("embedding_norm")
+    statistics = object_in_file(folder / STATISTICS_FILE).get("embedding_norm")
     metadata: dict[str, Any] = {
         "model_id": encoder.model_id,
         "architecture": spec.trunk.architecture,
@@ -51,7 +51,7 @@ def facts_of(folder: Path, encoder: Encoder, num_references: int = 0) -> Facts:
         },
         "embedding_norm": statistics,
         "num_references": num_references,
-        "lineage": json_object(folder / LINEAGE_FILE),
+        "lineage": object_in_file(folder / LINEAGE_FILE),
     }
     return Facts(metadata, _norm(statistics))
 

@@ -7,7 +7,7 @@ refused there. Formats are named here too, by their first bytes: Pillow knows ma
 # pyright: reportUnknownMemberType=false
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -30,29 +30,28 @@ _OTHER_FORMATS = {
 }
 
 
+def _limit(default: int, meaning: str) -> int:
+    return field(default=default, metadata={"meaning": meaning})
+
+
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one server; numbers that are 0 switch a limit off only where it says so.
+    """Limits of one server; a 0 switches a limit off only where it says so."""
 
-    `max_queue` counts images that are being decoded, waiting or in the model; `max_prompts` labels times templates;
-    `max_buffered_bytes` the bodies of all requests together; `max_in_flight_per_client` requests of one address (0: any number);
-    `max_request_seconds` from the whole body to the answer; `max_body_seconds` for sending the body.
-    """
-
-    max_image_bytes: int = 8_388_608
-    max_image_pixels: int = 25_000_000
-    max_batch: int = 64
-    max_request_bytes: int = 33_554_432
-    max_buffered_bytes: int = 268_435_456
-    max_queue: int = 256
-    max_connections: int = 1_024
-    max_in_flight_per_client: int = 0
-    max_request_seconds: int = 30
-    max_body_seconds: int = 20
-    max_labels: int = 1_000
-    max_prompts: int = 10_000
-    max_label_characters: int = 300
-    max_neighbours: int = 100
+    max_image_bytes: int = _limit(8_388_608, "bytes of an encoded image")
+    max_image_pixels: int = _limit(25_000_000, "pixels that an image declares")
+    max_batch: int = _limit(64, "images, or texts, of a request; also of a model batch on a GPU")
+    max_request_bytes: int = _limit(33_554_432, "bytes of a body or of a gRPC message")
+    max_buffered_bytes: int = _limit(268_435_456, "bytes of the bodies of all REST requests together")
+    max_queue: int = _limit(256, "images being decoded, waiting or in the model")
+    max_connections: int = _limit(1_024, "REST connections, and gRPC calls")
+    max_in_flight_per_client: int = _limit(0, "requests of one address at once; 0: any number")
+    max_request_seconds: int = _limit(30, "from the whole body to the answer")
+    max_body_seconds: int = _limit(20, "for sending a REST body")
+    max_labels: int = _limit(1_000, "labels of a request")
+    max_prompts: int = _limit(10_000, "labels times templates")
+    max_label_characters: int = _limit(300, "characters of a label or template")
+    max_neighbours: int = _limit(100, "references for an image")
 
     def check_batch(self, num_images: int) -> None:
         """Check the number of images (or texts) of one request.

@@ -16,7 +16,7 @@ from stablerep.groups.inspection import AgreementModel
 from stablerep.groups.resolve import default_cache
 from stablerep.identity import digest, sha256_bytes
 from stablerep.store import Store
-from stablerep.typed import json_object
+from stablerep.typed import object_in_file
 
 Kind = Literal["stablerep", "open_clip", "transformers"]
 
@@ -61,7 +61,7 @@ def kind_of(folder: Path, setting: str = "quality.scorer") -> Kind:
         )
     if "open_clip_config.json" in names:
         return "open_clip"
-    config = json_object(folder / "config.json")
+    config = object_in_file(folder / "config.json")
     if config.get("format") == _FORMAT:
         return "stablerep"
     if "model_type" in config:

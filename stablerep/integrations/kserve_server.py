@@ -106,8 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cuda-graphs", action="store_true", help="record batches on the GPU and replay them")
     parser.add_argument("--model-workers", type=int, default=0, help="threads that run the model (default: 0, one a core, one for a GPU)")
     for field in dataclasses.fields(Limits):
-        option = "--" + field.name.replace("_", "-")
-        parser.add_argument(option, type=int, default=field.default, help=f"limit (default: {field.default})")
+        option, meaning = "--" + field.name.replace("_", "-"), f"limit: {field.metadata['meaning']} (default: {field.default})"
+        parser.add_argument(option, type=int, default=field.default, help=meaning)
     return parser
 
 

@@ -2,6 +2,8 @@ import io
 import struct
 import time
 import zlib
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -9,6 +11,7 @@ from tiny_encoder import picture
 
 from stablerep.endpoint.limits import FORMATS, Limits
 from stablerep.errors import BadImageError, TooLargeError, UnsupportedFormatError
+from stablerep.telemetry import METRICS
 
 
 def declared_png(width: int, height: int) -> bytes:
@@ -73,3 +76,13 @@ def test_a_batch_has_at_least_one_image_and_at_most_the_limit() -> None:
         limits.check_batch(0)
     with pytest.raises(TooLargeError, match="at most 2 images in a request, found 3"):
         limits.check_batch(3)
+
+
+def test_the_documentation_has_every_limit_and_every_metric() -> None:
+    text = (Path(__file__).parents[2] / "docs/endpoint.md").read_text(encoding="utf-8")
+    for limit in fields(Limits):
+        assert f"| `--{limit.name.replace('_', '-')}` | {limit.default:,} | {limit.metadata['meaning']} |" in text
+    for metric in METRICS.values():
+        if metric.name.startswith("stablerep_endpoint_"):
+            labels = f"{{{','.join(metric.labels)}}}" if metric.labels else ""
+            assert f"| `{metric.name.removeprefix('stablerep_endpoint_')}{labels}` |" in text
