@@ -357,7 +357,7 @@ def calls_of(sampler: DiffusersSampler, captions: Sequence[Caption]) -> list[dic
 
 def gpu_notes() -> list[str]:
     """What only a GPU can tell."""
-    why = "not measured: no script for it here" if torch.cuda.is_available() else "not measured: no GPU"
+    why = "see gpu_generation.py" if torch.cuda.is_available() else "not measured: no GPU"
     return [f"H200, {what}: {why}." for what in GPU_ROWS]
 
 
