@@ -31,6 +31,7 @@ SCRIPTS: dict[str, list[str]] = {
     "telemetry": [],
     "endpoint": ["--hostile", "2000"],
     "generation": [],
+    "quality": [],
 }
 LOSS_HEADER = (
     "| backend | ms | times as fast as plain | extra MiB | share of plain | longest batch tried within the limit | its extra MiB |"
