@@ -1,9 +1,10 @@
 """Objects written by a thread while training goes on: a disk that flushes or an object store that answers slowly holds up no step.
 
-Of an object that waits to be written only the newest content counts. Between two writes there is no thread.
+Of an object that waits to be written only the newest content counts. The thread stays between two writes: to start one waits for it.
 """
 
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from stablerep.store import Store
 
@@ -18,7 +19,8 @@ class WritesAside:
     def __init__(self, store: Store) -> None:
         self._store, self._lock = store, threading.Lock()
         self._waiting: dict[str, bytes] = {}
-        self._thread: threading.Thread | None = None
+        self._pool = ThreadPoolExecutor(1, "journal")
+        self._work: Future[None] | None = None
         self._error: Exception | None = None
 
     def write(self, key: str, content: bytes) -> None:
@@ -30,9 +32,8 @@ class WritesAside:
         self._raise_failure()
         with self._lock:
             self._waiting[key] = content
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="journal")
-                self._thread.start()
+            if self._work is None:
+                self._work = self._pool.submit(self._write_all)
 
     def finish(self) -> None:
         """Wait until all is written.
@@ -45,15 +46,15 @@ class WritesAside:
 
     def wait(self) -> None:
         """Wait until nothing is on its way."""
-        thread = self._thread
-        if thread is not None:
-            thread.join()
+        work = self._work
+        if work is not None:
+            work.result()
 
-    def _work(self) -> None:
+    def _write_all(self) -> None:
         while True:
             with self._lock:
                 if not self._waiting:
-                    self._thread = None
+                    self._work = None
                     return
                 key = next(iter(self._waiting))
                 content = self._waiting.pop(key)

@@ -132,6 +132,26 @@ def test_training_drops_captions_to_the_null_prompt_of_sampling(tmp_path: Path, 
     assert all(torch.equal(tokens_T, asked[-1]) for tokens_T in trained + asked)
 
 
+def test_what_is_written_is_the_moving_average_of_denoiser_and_text_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trap 23: images are drawn with averaged weights of both."""
+    averages = list[torch.Tensor]()
+    step = DenoiserPhase.step
+
+    def watched(phase: DenoiserPhase, number: int) -> float:
+        if not averages:
+            averages.extend(parameter.detach().clone() for parameter in phase.parameters)
+        loss = step(phase, number)
+        share = 1 - min(TINY.ema_decay, (1 + number) / (10 + number))
+        for average, parameter in zip(averages, phase.parameters, strict=True):
+            average.add_(parameter.detach() - average, alpha=share)
+        return loss
+
+    monkeypatch.setattr(DenoiserPhase, "step", watched)
+    pipeline = StableDiffusionPipeline.from_pretrained(_fit(tmp_path / "model", 1, 4).folder, safety_checker=None)
+    written = [*pipeline.unet.parameters(), *pipeline.text_encoder.parameters()]
+    assert all(torch.allclose(x, y.half().float(), rtol=1e-3, atol=1e-6) for x, y in zip(written, averages, strict=True))
+
+
 def test_the_global_random_state_is_left_alone(tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
