@@ -186,7 +186,8 @@ def pool_words(pool: Pool, study: Study) -> str:
     objective = "pretrain.objective=clip pretrain.images_per_caption=1" if pool.images_per_caption == 1 else ""
     return (
         f"{study.words} captions.seed={k} generate.noise_seed={k} generate.guidance={pool.guidance:g} {model} {objective} "
-        f"generate.images_per_caption={pool.images_per_caption} gate.has_catalogue=false"
+        f"generate.images_per_caption={pool.images_per_caption} gate.has_catalogue=false "
+        "quality.allow_low_purity=true"  # groups that mix things are a part of the study
     )
 
 

@@ -130,13 +130,19 @@ def warp(image_n3DD: Tensor, parameters: ViewParameters, size_px: int) -> Tensor
 
 
 def _replace(view_n3SS: Tensor, is_chosen_n: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Change the chosen images: in place where they are one or two stretches, as of few large images, else in a copy of all of them."""
     where = is_chosen_n.nonzero()[:, 0]
-    if len(where) == len(view_n3SS):
-        changed = change(view_n3SS, where)
-        if changed is not view_n3SS:
-            view_n3SS.copy_(changed)
-    elif len(where):
+    cuts = (where.diff() != 1).nonzero()[:, 0] + 1
+    if not len(where):
+        return
+    if len(cuts) > 1:
         view_n3SS[where] = change(view_n3SS[where], where)
+        return
+    for stretch in where.tensor_split(cuts.cpu()):
+        part_n3SS = view_n3SS[int(stretch[0]) : int(stretch[-1]) + 1]
+        changed = change(part_n3SS, stretch)
+        if changed is not part_n3SS:
+            part_n3SS.copy_(changed)
 
 
 def _slice(parameters: ViewParameters, part: slice) -> ViewParameters:

@@ -81,8 +81,10 @@ def blur(image_n3HW: Tensor, sigma_n: Tensor) -> Tensor:
 def _taps(shifted: list[Tensor], weights: list[Tensor]) -> Tensor:
     radius = len(weights) - 1
     total = shifted[radius] * weights[0]
+    pair = torch.empty_like(total)
     for distance in range(1, radius + 1):
-        total.addcmul_(shifted[radius - distance] + shifted[radius + distance], weights[distance])
+        torch.add(shifted[radius - distance], shifted[radius + distance], out=pair)
+        total.addcmul_(pair, weights[distance])
     return total
 
 

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as V
 
-from stablerep.batches.augment import Augmenter, down_and_up, warp
+from stablerep.batches.augment import Augmenter, _replace, down_and_up, warp
 from stablerep.batches.parameters import ViewParameters, draw_parameters
 from stablerep.config.schema import AugmentConfig
 
@@ -193,3 +193,20 @@ def test_only_the_images_drawn_are_brought_down() -> None:
     for px in (64, 128):
         expected = down_and_up(images[drawn == px].float() / 255, px)
         assert torch.allclose(some[drawn == px], expected, atol=1e-4)
+
+
+def test_work_in_place_and_in_copies_gives_the_same_views() -> None:
+    """Few images are changed where they are, in stretches; scattered ones of many in a copy."""
+    view_n3SS = torch.rand(9, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    factor_n = torch.arange(9.0)
+    for chosen in ([], [0], [3, 4, 5], [0, 1, 7, 8], [0, 2, 4, 5, 8], list(range(9))):
+        is_chosen_n = torch.zeros(9, dtype=torch.bool)
+        is_chosen_n[chosen] = True
+        expected = torch.where(is_chosen_n[:, None, None, None], view_n3SS * factor_n[:, None, None, None], view_n3SS)
+        for change in (
+            lambda some, where: some * factor_n[where, None, None, None],
+            lambda some, where: some.mul_(factor_n[where, None, None, None]),
+        ):
+            found = view_n3SS.clone()
+            _replace(found, is_chosen_n, change)
+            assert torch.equal(found, expected)

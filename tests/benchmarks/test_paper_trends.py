@@ -128,6 +128,11 @@ def _cell(study: Study, replicate: int) -> Cell:
     return Cell("main", "stablerep", study.main_pool("stablerep", replicate), 0, 4e-3, 4)
 
 
+def test_no_pool_of_the_study_is_refused_for_mixing_things() -> None:
+    cells = scored_cells(Study(), {})
+    assert {load_recipe(RECIPE, words_of(cell, Study())).quality.allow_low_purity for cell in cells} == {True}
+
+
 def test_the_best_rate_of_each_method_is_chosen_and_borrowed() -> None:
     chosen = choose({("stablerep", 0.1): 0.5, ("stablerep", 0.2): 0.7, ("clip_real", 0.1): 0.6, ("clip_real", 0.2): 0.6})
     assert chosen == {"stablerep": 0.2, "clip_real": 0.1}
