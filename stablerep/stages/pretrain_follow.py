@@ -62,7 +62,7 @@ class Follower:
                 self._reporter.report("stablerep_launch_job_state", float(each is state), state=each.value)
         if now - self._told_at >= (_QUEUE_SECONDS if state is JobState.QUEUED else float("inf")):
             self._told_at = now
-            self._reporter.report("stablerep_launch_queue_seconds", now - self._since if state is JobState.QUEUED else 0.0)
+            self._reporter.report("stablerep_launch_queue_seconds", now - self._since)  # 0 when the state has just changed
 
     def look(self) -> None:
         """Report what is new; looks at the store every two seconds at most."""
