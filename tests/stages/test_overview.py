@@ -46,7 +46,7 @@ def test_nothing_has_run_yet(store: Store) -> None:
 def test_a_run_that_trains(store: Store) -> None:
     played = PlayedRun(store)
     played.until_pretrain()
-    played.train(num_steps=6)
+    played.train(num_steps=9)
     overview = look(store, now=played.now + 1)
     assert _states(overview)["commit"] == "done"
     assert _states(overview)["pretrain"] == "running"
@@ -54,14 +54,14 @@ def test_a_run_that_trains(store: Store) -> None:
     assert overview.state == "running"
     training = overview.training
     assert training
-    assert (training.step, training.num_steps, training.checkpoint_step) == (6, 12, 4)
-    assert training.curves["loss_total"][-1] == (6, 1.0)
+    assert (training.step, training.num_steps, training.checkpoint_step) == (9, 12, 8)
+    assert training.curves["loss_total"][-1] == (9, pytest.approx(6 / 9))
     (pretrain,) = [stage for stage in overview.stages if stage.name == "pretrain"]
-    assert pretrain.progress == 0.5
-    assert pretrain.left_seconds == pytest.approx(6.0)
+    assert pretrain.progress == 0.75
+    assert pretrain.left_seconds == pytest.approx(3.0)
     text = _text(overview)
-    assert "6.0 s" in text
-    assert "step 4" in text
+    assert "3.0 s" in text
+    assert "step 8" in text
     assert dict(overview.tiles)["captions"] == "48"
 
 
