@@ -24,7 +24,7 @@ def test_kill_9_while_images_are_taken_out_or_made_again(tmp_path: Path, store: 
     """A group that waits for images to be made again is in hand beside those of the running batch: more than one may be lost in a kill."""
     result = chaos.run(tmp_path, store, 2, num_workers=2, policy=policy)
     assert result.num_kills == 2
-    assert result.redone.total() <= 3 * 2, result.line()
+    assert result.redone.total() <= 6 * 2, result.line()
 
 
 @pytest.mark.dist
