@@ -415,8 +415,8 @@ group mixes digits. 5 labels a class, pools of {study.images_in_small_pool} imag
 
 {table(head, rows)}
 
-Multi-positive training makes features blind to whatever varies inside a group. Where that is the content, it must lose; group purity
-says so before anything is trained."""
+Multi-positive training makes features blind to whatever varies inside a group, so it is expected to lose where that is the content; the
+verdict says whether it does here. Group purity falls before anything is trained."""
 
 
 def _rates(results: Results) -> str:

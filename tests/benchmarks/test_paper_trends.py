@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,19 @@ def test_cells_of_a_results_file_are_not_run_again(work: Path, tmp_path: Path, m
     monkeypatch.setattr("trends.pools.make_pool", lambda *_: pytest.fail("a pool was made that nobody needs"))
     assert paper_trends.main(["--work", str(tmp_path / "new"), "--known", str(known), "--tiny", "--workers", "0", *files]) == 0
     assert json.loads((tmp_path / "again.json").read_text()) == json.loads(known.read_text())
+
+
+@pytest.mark.slow
+def test_a_pool_of_another_generator_is_refused(work: Path, tmp_path: Path) -> None:
+    known, pool = paper_trends.gather(work), TINY.main_pool("stablerep", 0)
+    copy = shutil.copytree(work, tmp_path / "again")
+    paper_trends.restore(known, copy)
+    assert paper_trends.make(pool, TINY, copy) == pool.key
+    known["pools"][pool.key]["facts"]["agreement"] += 0.02
+    shutil.rmtree(copy / "known")
+    paper_trends.restore(known, copy)
+    with pytest.raises(ValueError, match="A fit is exact on one machine only"):
+        paper_trends.make(pool, TINY, copy)
 
 
 @pytest.mark.slow
