@@ -21,7 +21,7 @@ from stablerep.batches.counter import below, words
 from stablerep.batches.parameters import DOWN_PX, ViewParameters, colour_order, draw_parameters
 from stablerep.config.schema import AugmentConfig
 
-_CHUNK_VALUES = 1 << 19  # floats worked on at once on a CPU: more falls out of a core's caches, less is many small calls
+_CHUNK_VALUES = 3 << 18  # floats worked on at once on a CPU: more falls out of a core's caches, less is many small calls
 _NOISE_VALUES = 1 << 22
 VIEW_SHIFT = 32  # what keys a view: the image's place in its group, and above it the number of the view
 _NOISE_WORD = 64  # a word of the key that no parameter uses
