@@ -479,6 +479,9 @@ _LIMITS = f"""## Limits, and the paper's numbers
 - Augmentation, heads and temperature are those of recipe `quickstart`; only learning rates were chosen for each method.
 - Training is short. Rankings after short training need not be those after long training.
 - Replicate 0 is the embedded generator, fitted longer than the others: replicates differ in quality on purpose, and are few.
+- Verdicts near their limit change with the generators. An earlier run had other fits of generators 1 and 2 (the same seeds on another
+  processor; its figures are in [log.md](log.md)): StableRep over SimCLR held in both, StableRep+ over CLIP on real images in that one
+  only, and CLIP on synthetic images was told apart from StableRep+ and from CLIP on real images in this one only.
 - The encoder of `make run` (wider, longer) is another one: its figures are in the README.
 
 *Paper values* (ImageNet, linear probe, ViT-B/16, not measured here): StableRep 73.5, SimCLR on synthetic images 63.7, CLIP on real
