@@ -64,8 +64,8 @@ def lines(series: Sequence[tuple[str, Sequence[tuple[str, Mark]]]], axis: str, u
     parts += [_text(left - 8, y(t) + 4, f"{t:g}", _SOFT, "end") for t in _ticks(low, high)]
     parts += [_text(x(place), height - 28, place, _SOFT, "middle") for place in places]
     parts.append(_text((left + width - right) / 2, height - 8, f"{axis}; {unit}", _SOFT, "middle"))
-    for number, (title, points) in enumerate(series):
-        colour = COLOURS[number % len(COLOURS)]
+    for title, points in series:
+        colour = points[0][1].colour
         counts = {len(mark.dots) for _, mark in points}
         for k in range(counts.pop() if len(counts) == 1 else 0):
             way = " ".join(f"{x(place):.1f},{y(mark.dots[k]):.1f}" for place, mark in points)

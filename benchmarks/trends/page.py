@@ -304,7 +304,7 @@ def _images(results: Results, study: Study, figures: dict[str, str]) -> str:
         rows.append((title, study.views_per_step // max(number, 2), interval(found), change, basis(found)))
         points.append((f"m = {number}", _mark(title, found, COLOURS[number == 1])))
     groups, alone = [point for point in points if point[0] != "m = 1"], [point for point in points if point[0] == "m = 1"]
-    series = [(name, some) for name, some in (("StableRep", groups), ("SimCLR", alone)) if some]
+    series = [(name, some) for name, some in (("SimCLR", alone), ("StableRep", groups)) if some]
     figures["images"] = lines(series, "images of a caption in a batch", "accuracy with 5 labels a class, %")
     head = [
         "images of a caption, m",
