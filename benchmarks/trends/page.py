@@ -258,12 +258,19 @@ def _length(results: Results, study: Study) -> str:
     steps = f"{study.longer_steps} steps"
     head = ["method", f"{NUM_STEPS} steps, 5 labels", f"{steps}, 5 labels", f"{steps}, all labels", "generators x seeds"]
     second = table(["difference, 5 labels", f"{NUM_STEPS} steps", steps, f"verdict ({steps})"], differences)
+    absent = [_short(method) for method in study.core if method not in longer]
+    missing = f"\n\nNot measured: {', '.join(absent)}." if absent else ""
+    above = ""
+    if results.floor:
+        pixels = spread({0: [unpacked(results.floor["raw_pixels"][0], HEADLINE)]}, is_fixed=True)
+        better = [METHODS[method].title.partition(",")[0] for method, answers in longer.items() if spread(answers).low > pixels.high]
+        above = f"\n\nAbove raw pixels ({interval(pixels)}) by more than both intervals: {', '.join(better) or 'none'}."
     return f"""## Longer training
 
 Everything above is short training. Three times the steps, one training seed (the same beside it), learning rates as they were
 chosen for the short runs:
 
-{table(head, rows)}
+{table(head, rows)}{missing}{above}
 
 {second}"""
 
@@ -481,7 +488,8 @@ _LIMITS = f"""## Limits, and the paper's numbers
 - Replicate 0 is the embedded generator, fitted longer than the others: replicates differ in quality on purpose, and are few.
 - Verdicts near their limit change with the generators. An earlier run had other fits of generators 1 and 2 (the same seeds on another
   processor; its figures are in [log.md](log.md)): StableRep over SimCLR held in both, StableRep+ over CLIP on real images in that one
-  only, and CLIP on synthetic images was told apart from StableRep+ and from CLIP on real images in this one only.
+  only, and CLIP on synthetic images was told apart from StableRep+ and from CLIP on real images in this one only. Cells of replicate 0
+  in the first table and of methods on real images are those of the earlier run.
 - The encoder of `make run` (wider, longer) is another one: its figures are in the README.
 
 *Paper values* (ImageNet, linear probe, ViT-B/16, not measured here): StableRep 73.5, SimCLR on synthetic images 63.7, CLIP on real
