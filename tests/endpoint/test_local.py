@@ -2,6 +2,8 @@
 
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -212,8 +214,12 @@ def test_an_endpoint_name_is_no_path(store: Store) -> None:
 
 
 def _interrupted_serve(store: Store, placement: Placement, served: Served) -> None:
+    caller, pause = threading.current_thread(), time.sleep
+
     def interrupt(seconds: float) -> None:
-        raise KeyboardInterrupt
+        if threading.current_thread() is caller:
+            raise KeyboardInterrupt
+        pause(seconds)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local.time, "sleep", interrupt)

@@ -23,6 +23,7 @@ from stablerep.stages.preflight_probe import ACCELERATOR, CONTAINER, PROBE, SHAR
 from stablerep.stages.preflight_probe import IMAGE as IMAGE_CHECK
 from stablerep.stages.preflight_table import Check, judged, plain
 
+WATCHED_WITHIN_SECONDS = 60.0
 GOLDEN = Path(__file__).parents[1] / "golden" / "preflight" / "probe_pod.yaml"
 ROWS = (
     judged("role", True, "train", ""),
@@ -69,7 +70,10 @@ class Kubelet:
         threading.Thread(target=self._play, args=(name, namespace)).start()
 
     def _play(self, name: str, namespace: str) -> None:
+        gives_up_at = time.monotonic() + WATCHED_WITHIN_SECONDS
         while not (self.is_prompt or self.cluster.seen("watch", POD)):
+            if time.monotonic() > gives_up_at:
+                return
             time.sleep(0.005)
         for status in self.course:
             if "containerStatuses" in status and "waiting" not in status["containerStatuses"][0]["state"]:
