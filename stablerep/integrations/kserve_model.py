@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
@@ -163,16 +163,27 @@ class EncoderModel(Model):
             raise
 
     async def preprocess(self, payload: "_Exchange", headers: dict[str, str] | None = None) -> "_Exchange":
-        """Decode and normalise the images in a worker thread."""
-        predictor = self._loaded
-        payload.prepared = await self.off_loop(lambda: predictor.prepare(payload.request.images, payload.request.question))
+        """Decode and normalise the images in a worker thread, which hands them to the batcher itself."""
+        predictor, batcher = self._loaded, self._batcher
+        assert batcher is not None
+
+        def queue() -> None:
+            prepared = predictor.prepare(payload.request.images, payload.request.question)
+            if not payload.is_given_up:
+                payload.queued = batcher.submit(prepared)
+
+        try:
+            await self.off_loop(queue)
+        except asyncio.CancelledError:
+            payload.is_given_up = True  # over its time while it was decoded: the model is spared
+            raise
         return payload
 
     async def predict(self, payload: "_Exchange", headers: dict[str, str] | None = None, response_headers: Any = None) -> "_Exchange":
         """Embed the images in batches with those of other requests."""
-        predictor, batcher = self._loaded, self._batcher
-        assert batcher is not None
-        answers = await asyncio.wrap_future(batcher.submit(payload.prepared))
+        predictor = self._loaded
+        assert payload.queued is not None
+        answers = await asyncio.wrap_future(payload.queued)
         question = payload.request.question
 
         def finish() -> Prediction:
@@ -217,7 +228,8 @@ class _Exchange:
 
     def __init__(self, body: Any, request: EmbeddingRequest) -> None:
         self.body, self.request = body, request
-        self.prepared: list[PreparedImage] = []
+        self.queued: Future[list[Answer]] | None = None
+        self.is_given_up = False
         self.prediction: Prediction | None = None
 
     @property

@@ -12,7 +12,7 @@ from stablerep.endpoint.batcher import Batcher
 from stablerep.endpoint.compute import Compute, padded_size
 from stablerep.endpoint.limits import Limits
 from stablerep.endpoint.meter import NORM_WINDOW_IMAGES, Meter
-from stablerep.endpoint.predictor import Predictor
+from stablerep.endpoint.predictor import Predictor, Question
 from stablerep.errors import ConfigError, NotReadyError, TimeLimitError
 from stablerep.integrations.kserve_model import EncoderModel
 from stablerep.telemetry import MemorySink, Reporter
@@ -45,9 +45,30 @@ def test_a_request_over_its_time_is_503_and_costs_the_model_nothing(tmp_path: Pa
     model.close()
 
 
-def model_question():
-    from stablerep.endpoint.predictor import Question
+def test_what_is_over_its_time_while_it_is_decoded_costs_the_model_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_encoder(tmp_path, seed=1)
+    model = EncoderModel("stablerep", Limits(max_request_seconds=1), Meter(Reporter("serve")))
+    predictor, gate, seen = Predictor(tmp_path, Limits()), threading.Event(), []
+    prepare = predictor.prepare
 
+    def slow(images: list, question: Question) -> list:
+        assert gate.wait(60)
+        return prepare(images, question)
+
+    monkeypatch.setattr(predictor, "prepare", slow)
+    model._predictor = predictor
+    model._batcher = Batcher(lambda images: seen.append(len(images)) or predictor.forward(images), max_batch=1, max_queue=1)
+    with pytest.raises(TimeLimitError):
+        asyncio.run(model(BODY))
+    gate.set()
+    answer, _ = asyncio.run(model(BODY))
+    model._decoders.shutdown()  # both have been decoded
+    model.close()
+    assert len(answer["predictions"]) == 1
+    assert seen == [1]
+
+
+def model_question():
     return Question()
 
 
