@@ -10,16 +10,15 @@ fastest of several batch sizes. Compilation is not timed.
 """
 
 import argparse
-import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from device import DEVICE, seconds_a_call
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from result import Row, parser_of, write
@@ -27,29 +26,20 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from stablerep.config.presets import PRESETS
 from stablerep.groups.diffusers_sampler import DiffusersSampler
+from stablerep.groups.embedded_models import embedded_path
 from stablerep.groups.sampler import ImageRequest
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 GUIDANCE, STORED_PX, IMAGES_PER_CAPTION = 2.0, 256, 4
 TARGETS = {"sd15_ddim50": 4.3, "sd15_dpm20": 10.0, "sd15_lcm4": 45.0}
 SPEEDUP_TARGET = 1.6
-SCHEDULE: dict[str, Any] = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-}
 
 
 def write_pipeline(folder: Path, is_tiny: bool) -> Path:
-    """A pipeline folder of the architecture, or of one sixteenth of its widths; weights are random."""
+    """A pipeline folder of the architecture, or of a fraction of its widths; random weights, the embedded tokenizer."""
     torch.manual_seed(0)
     widths = (32, 64, 64, 64) if is_tiny else (320, 640, 1280, 1280)
     text_width = 64 if is_tiny else 768
-    tokenizer = letters(folder.with_name("letters"))
+    tokenizer = CLIPTokenizer.from_pretrained(embedded_path() / "tokenizer", model_max_length=77)
     text = CLIPTextConfig(
         vocab_size=49_408,
         hidden_size=text_width,
@@ -85,7 +75,7 @@ def write_pipeline(folder: Path, is_tiny: bool) -> Path:
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=PNDMScheduler(**SCHEDULE),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -93,33 +83,6 @@ def write_pipeline(folder: Path, is_tiny: bool) -> Path:
     unet.add_adapter(LoraConfig(r=4 if is_tiny else 64, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
     StableDiffusionPipeline.save_lora_weights(folder.with_name("lora"), unet_lora_layers=get_peft_model_state_dict(unet))
     return folder
-
-
-def letters(folder: Path) -> CLIPTokenizer:
-    """A tokenizer of single letters: what a prompt says does not matter, its length in tokens is always 77."""
-    alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
-    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), "<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
-
-
-def images_a_second(work: Callable[[], object], num_images: int, num_calls: int) -> float:
-    """Over some calls after the first, which compiles and warms up."""
-    work()
-    wait()
-    started_at = time.perf_counter()
-    for _ in range(num_calls):
-        work()
-    wait()
-    return num_images * num_calls / (time.perf_counter() - started_at)
-
-
-def wait() -> None:
-    """Until the device has nothing left to do."""
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def preset_rate(folder: Path, preset: str, options: argparse.Namespace) -> tuple[float, float]:
@@ -143,20 +106,19 @@ def preset_rate(folder: Path, preset: str, options: argparse.Namespace) -> tuple
     requests = [
         ImageRequest(f"{n // IMAGES_PER_CAPTION:016x}", f"a red bus {n // IMAGES_PER_CAPTION}", n % IMAGES_PER_CAPTION) for n in range(size)
     ]
-    return images_a_second(lambda: sampler.sample(requests), size, options.batches), sampler.tflop_per_image()
+    return size / seconds_a_call(lambda: sampler.sample(requests), 1, options.batches), sampler.tflop_per_image()
 
 
 def eager_rate(folder: Path, options: argparse.Namespace) -> tuple[float, int]:
     """Images a second of diffusers by itself, and the batch size that is fastest."""
     dtype = torch.float16 if DEVICE.type == "cuda" else torch.float32
     pipeline: Any = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, safety_checker=None).to(DEVICE)
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     found: list[tuple[float, int]] = []
-    for size in sorted({size for size in (1, 4, 16, 64) if size <= options.batch_size} | {options.batch_size}):
+    for size in sorted({min(size, options.batch_size) for size in (1, 4, 16, 64, options.batch_size)}):
         texts = [f"a red bus {n}" for n in range(size)]
-        rate = images_a_second(lambda: pipeline(texts, num_inference_steps=50, guidance_scale=GUIDANCE), size, options.batches)  # noqa: B023
-        found.append((rate, size))
+        call = partial(pipeline, texts, num_inference_steps=50, guidance_scale=GUIDANCE)
+        found.append((size / seconds_a_call(call, 1, options.batches), size))
     return max(found)
 
 

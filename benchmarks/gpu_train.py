@@ -16,11 +16,10 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from device import DEVICE, seconds_a_call
 from groups import commit_groups, pictures
 from loss import measured, seconds_of
 from result import Row, parser_of, write
@@ -40,7 +39,6 @@ from stablerep.training.processes import Processes, join_processes
 
 PAPER = replace(RECIPES["cc3m_b16"].pretrain, precision="bf16", images_per_caption=4, num_processes=1, num_nodes=1)
 TINY_TRUNK = TrunkConfig("vit_tiny_patch16_224", size_px=32, patch_px=8, width=32, depth=2, num_heads=2, mlp_ratio=2.0)
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STORED_PX, ZERO_STEPS, ZERO_STAGES = 256, 20, (1, 2, 3)
 
 
@@ -62,24 +60,6 @@ def batch_of(pretrain: PretrainConfig, num_captions: int, step: int = 0, first: 
     labels_N = torch.arange(first, first + num_captions)
     views_MNCHW = torch.stack(views, 1)
     return Batch(views_MNCHW, torch.zeros(num_captions, 0, dtype=torch.int64), labels_N, step, tuple(map(str, labels_N))).to(DEVICE)
-
-
-def seconds_a_call(work: Callable[[], object], num_warm: int, num_calls: int) -> float:
-    """Wall seconds of one call, over some after the first; the device is waited for."""
-    for _ in range(num_warm):
-        work()
-    wait()
-    started_at = time.perf_counter()
-    for _ in range(num_calls):
-        work()
-    wait()
-    return (time.perf_counter() - started_at) / num_calls
-
-
-def wait() -> None:
-    """Until the device has nothing left to do."""
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def step_rows(options: argparse.Namespace) -> list[Row]:

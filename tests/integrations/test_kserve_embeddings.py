@@ -5,6 +5,7 @@ import http.client
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -195,22 +196,29 @@ def test_a_token_is_asked_for_on_every_protocol_and_never_of_probes(server: Serv
         assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_a_body_that_does_not_come_is_given_up_and_others_of_its_client_are_held_back(server: Server) -> None:
-    connections = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in range(5)]
+@contextmanager
+def _bodies_that_do_not_come(server: Server, number: int) -> Iterator[list[http.client.HTTPConnection]]:
+    """Requests of which the server has the head and one byte of the body."""
+    connections = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in range(number)]
     try:
         for connection in connections:
             connection.putrequest("POST", ROUTE)
             connection.putheader("Authorization", f"Bearer {TOKEN}")
             connection.putheader("Content-Length", "1000")
             connection.endheaders(b"{")
+        yield connections
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def test_a_body_that_does_not_come_is_given_up_and_others_of_its_client_are_held_back(server: Server) -> None:
+    with _bodies_that_do_not_come(server, 5) as connections:
         answers = [connection.getresponse() for connection in connections]
         found = sorted((answer.status, b"within 1 s" in answer.read()) for answer in answers)
         assert found == [(408, True)] * 4 + [(429, False)]
         late = next(answer for answer in answers if answer.status == 429)
         assert late.getheader("retry-after") == "1"
-    finally:
-        for connection in connections:
-            connection.close()
 
 
 def test_requests_are_logged_without_what_they_carry(server: Server) -> None:
@@ -242,17 +250,9 @@ def test_grpc_shares_the_places_of_a_client_with_rest(server: Server) -> None:
 
 def _refused_beside_four(server: Server) -> grpc.RpcError | None:
     """How gRPC answers beside four bodies that do not come; None where it answers all the same."""
-    connections = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in range(4)]
-    try:
-        for connection in connections:
-            connection.putrequest("POST", ROUTE)
-            connection.putheader("Authorization", f"Bearer {TOKEN}")
-            connection.putheader("Content-Length", "1000")
-            connection.endheaders(b"{")
-        _infer(server, picture(0), TOKEN)
-    except grpc.RpcError as error:
-        return error
-    finally:
-        for connection in connections:
-            connection.close()
+    with _bodies_that_do_not_come(server, 4):
+        try:
+            _infer(server, picture(0), TOKEN)
+        except grpc.RpcError as error:
+            return error
     return None
